@@ -1,0 +1,34 @@
+"""What a data set gives: items. One file a data set, under ``data/datasets/``, with ``Config`` and ``items(cfg)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from polymnia.config import Frozen
+from polymnia.types import Item, UserError
+
+
+class DatasetConfig(Frozen):
+    """Keys that every data set has. ``root`` is made absolute against the recipe's ``data:`` before ``items`` sees it."""
+
+    root: Path
+
+
+def require(path: Path, what: str) -> Path:
+    """``path`` if it exists; else a UserError that says what was looked for and what to point ``data=`` at."""
+    if not path.exists():
+        raise UserError(f"{what} not found: {path} does not exist. Point data=FOLDER at the folder that holds it.")
+    return path
+
+
+def check(items: Sequence[Item], what: str) -> list[Item]:
+    """The items, after refusing an empty list and duplicate ids."""
+    if not items:
+        raise UserError(f"{what} has no items")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(f"{what}: duplicate id '{item.id}'; ids must be unique")
+        seen.add(item.id)
+    return list(items)

@@ -1,0 +1,54 @@
+"""A tower turns one modality into features. It knows no tasks, and takes prompts where it is a transformer."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from polymnia.config import Frozen
+from polymnia.types import Modality, Spec, UserError
+
+
+class TowerConfig(Frozen):
+    """Keys that every tower has. ``frozen``: never a gradient, always eval, its features computed once and cached."""
+
+    frozen: bool = False
+
+
+class AbstractTower(nn.Module):
+    """One encoder.
+
+    Attributes set by every tower at construction: ``modality``; ``spec`` (what it eats); ``out_dim`` (features);
+    ``depth`` (how many blocks take prompts, 0 for none) and ``width`` (of a prompt token); ``class_names`` (of its own
+    classifier, empty for none).
+    """
+
+    modality: Modality
+    spec: Spec
+    out_dim: int
+    depth: int = 0
+    width: int = 0
+    class_names: Sequence[str] = ()
+
+    @abc.abstractmethod
+    def forward(self, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+        """Features of a batch made by ``prepare``. ``prompt``: p tokens a row for each of l <= depth blocks."""
+
+    def prepare(self, raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:
+        """Decoded media to one tensor: equally long float32 waveforms, uint8 pictures of one size, or strings."""
+        return torch.from_numpy(np.stack(raw))
+
+    def scores(self, x: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b c"]:
+        """Logits of the tower's own classifier, one a name in ``class_names``."""
+        raise UserError(f"the {self.modality} tower {type(self).__module__} has no classifier of its own")
+
+    def no_prompt(self, prompt: Tensor | None) -> None:
+        """For towers of depth 0: refuse prompts."""
+        if prompt is not None:
+            raise UserError(f"{type(self).__module__} takes no prompts (depth 0); use a transformer tower")

@@ -1,0 +1,218 @@
+"""The nouns that every layer shares. This file imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+Modality = Literal["audio", "image", "text"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+Split = Literal["train", "valid", "test"]
+Pair = tuple[Modality, Modality]
+Terms = dict[str, Float[Tensor, ""]]
+
+
+class UserError(ValueError):
+    """Bad input. The message names the file, key or value at fault and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFile:
+    """A recording, or the stretch [start, start + seconds) of one (whole file when ``seconds`` is None)."""
+
+    path: Path
+    start: float = 0.0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A picture: an ordinary image file, or row ``index`` of an IDX container (``.gz`` or plain)."""
+
+    path: Path
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """One or more texts that say the same thing; training picks one, evaluation queries with each."""
+
+    texts: tuple[str, ...]
+
+
+Source = AudioFile | ImageFile | Captions
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing of a collection. Items of the same ``group`` are positives of each other."""
+
+    id: str
+    sources: Mapping[Modality, Source]
+    group: str
+    topic: str = ""
+    split: Split = "train"
+    labels: tuple[str, ...] = ()
+    fold: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSpec:
+    """What an audio tower eats: mono float32 in [-1, 1].
+
+    ``seconds`` is the training crop and the least length (shorter clips are zero-padded);
+    evaluation takes whole clips up to ``max_seconds`` (a centred window of longer ones).
+    """
+
+    sample_rate: int
+    seconds: float
+    max_seconds: float = 30.0
+
+    @property
+    def samples(self) -> int:
+        return round(self.sample_rate * self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """What an image tower eats: uint8 (channels, size, size); resized on the short side, centre-cropped."""
+
+    size: int
+    channels: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """What a text tower eats: int64 token ids, at most ``max_tokens`` a row, ``pad_id`` behind shorter ones."""
+
+    max_tokens: int
+    pad_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """What a cached tower eats: the float32 features that a frozen tower gave, computed once."""
+
+    dim: int
+
+
+Spec = AudioSpec | ImageSpec | TextSpec | VectorSpec
+
+
+class Task(NamedTuple):
+    """A step of a sequence. ``pairs`` are the modality pairs that its objective aligns."""
+
+    name: str
+    index: int
+    train: tuple[Item, ...]
+    valid: tuple[Item, ...]
+    test: tuple[Item, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(m for m in MODALITIES if any(m in i.sources for i in self.train + self.test))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one training step. A row need not have every modality: ``rows[m]`` says which rows ``inputs[m]`` holds."""
+
+    inputs: Mapping[Modality, Shaped[Tensor, "_ ..."]]
+    rows: Mapping[Modality, Int[Tensor, " _"]]
+    group: Int[Tensor, " b"]
+    task: Int[Tensor, " b"]
+    labels: Float[Tensor, "b c"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=True)
+
+        return Batch(
+            {m: move(x) for m, x in self.inputs.items()},
+            {m: move(x) for m, x in self.rows.items()},
+            move(self.group),
+            move(self.task),
+            None if self.labels is None else move(self.labels),
+        )
+
+    def cat(self, other: Batch) -> Batch:
+        """This batch with the rows of ``other`` behind it; a modality may be in either or in both."""
+        inputs: dict[Modality, Tensor] = {}
+        rows: dict[Modality, Tensor] = {}
+        for m in MODALITIES:
+            own = [(self.inputs[m], self.rows[m])] if m in self.inputs else []
+            its = [(other.inputs[m], other.rows[m] + len(self))] if m in other.inputs else []
+            if own or its:
+                inputs[m] = torch.cat(fit([x for x, _ in own + its]))
+                rows[m] = torch.cat([r for _, r in own + its])
+        return Batch(inputs, rows, torch.cat([self.group, other.group]), torch.cat([self.task, other.task]))
+
+
+def fit(tensors: Sequence[Shaped[Tensor, "_ ..."]]) -> list[Tensor]:
+    """Zero-pad the last axis of each tensor to the longest, so that clips or captions of other tasks can be joined."""
+    longest = max(t.shape[-1] for t in tensors)
+    return [torch.nn.functional.pad(t, (0, longest - t.shape[-1])) for t in tensors]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model made of a batch: raw tower features and unit-norm embeddings, rows as in ``Batch.rows``."""
+
+    features: Mapping[Modality, Float[Tensor, "_ _"]]
+    embeddings: Mapping[Modality, Float[Tensor, "_ d"]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Vectors of items, row by row; a row per caption for texts. ``encoder`` says who made them."""
+
+    ids: tuple[str, ...]
+    vectors: Float[Tensor, "n d"]
+    groups: tuple[str, ...]
+    topics: tuple[str, ...]
+    encoder: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+What = Literal["embedding", "features", "scores"]
+
+
+class Embed(Protocol):
+    """The function that evaluators see in place of a model.
+
+    ``features`` are the tower's output, ``embedding`` is projected and of unit norm, ``scores`` are the logits of
+    the tower's own classifier (``UserError`` where it has none). Items lacking the modality are an error.
+    """
+
+    def __call__(self, items: Sequence[Item], modality: Modality, what: What = "embedding") -> Table: ...
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """What an evaluator may look at: the task's items by split, and the test items of all tasks seen so far."""
+
+    train: tuple[Item, ...]
+    valid: tuple[Item, ...]
+    test: tuple[Item, ...]
+    seen: tuple[Item, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    names: Mapping[Modality, Sequence[str]] = field(default_factory=dict)  # class names of each tower's own classifier
+
+
+class Batches(Protocol):
+    """A stretch of training batches that can be walked again and again, always in the same order."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...

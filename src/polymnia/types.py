@@ -1,4 +1,4 @@
-"""The nouns that every layer shares. This file imports nothing of ours."""
+"""The nouns that every layer shares. This file imports nothing of ours but the error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from polymnia.errors import UserError as UserError  # every layer takes it from here
+
 Modality = Literal["audio", "image", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Split = Literal["train", "valid", "test"]
 Pair = tuple[Modality, Modality]
 Terms = dict[str, Float[Tensor, ""]]
-
-
-class UserError(ValueError):
-    """Bad input. The message names the file, key or value at fault and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one training step. A row need not have every modality: ``rows[m]`` says which rows ``inputs[m]`` holds."""
+    """Rows of one training step. A row may lack a modality: ``rows[m]`` says which rows ``inputs[m]`` holds."""
 
     inputs: Mapping[Modality, Shaped[Tensor, "_ ..."]]
     rows: Mapping[Modality, Int[Tensor, " _"]]

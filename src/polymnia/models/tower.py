@@ -37,15 +37,17 @@ class AbstractTower(nn.Module):
     class_names: Sequence[str] = ()
 
     @abc.abstractmethod
-    def forward(self, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(
+        self, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None
+    ) -> Float[Tensor, "b o"]:
         """Features of a batch made by ``prepare``. ``prompt``: p tokens a row for each of l <= depth blocks."""
 
     def prepare(self, raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:
         """Decoded media to one tensor: equally long float32 waveforms, uint8 pictures of one size, or strings."""
         return torch.from_numpy(np.stack(raw))
 
-    def scores(self, x: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b c"]:
-        """Logits of the tower's own classifier, one a name in ``class_names``."""
+    def classify(self, h: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
+        """Logits of the tower's own classifier on its features, one a name in ``class_names``."""
         raise UserError(f"the {self.modality} tower {type(self).__module__} has no classifier of its own")
 
     def no_prompt(self, prompt: Tensor | None) -> None:

@@ -1,0 +1,45 @@
+"""polymnia: one embedding space for audio, text and images, taught task after task.
+
+``run(recipe, overrides)`` trains and measures; ``load(folder)`` gives the encoder that came out. Both import torch
+only when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polymnia.version import __version__
+
+if TYPE_CHECKING:
+    from polymnia.runs.encoder import Encoder
+    from polymnia.runs.life import Run
+    from polymnia.runs.study import Study
+
+__all__ = ["__version__", "load", "run", "study"]
+
+
+def run(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:
+    """One run: train, evaluate after every task, write the run folder. Resumes where an earlier call stopped.
+
+    ``recipe`` is a path, or the same content as a mapping; ``overrides`` are dotted keys. A recipe with several
+    variants or seeds is a study: give ``only`` and ``seeds``, or call ``study``.
+    """
+    from polymnia.runs.study import single
+
+    return single(recipe, overrides or {})
+
+
+def study(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Study:
+    """Every variant and seed of a recipe, and a report that compares them."""
+    from polymnia.runs.study import study as run_study
+
+    return run_study(recipe, overrides or {})
+
+
+def load(folder: str | Path, task: int | None = None) -> Encoder:
+    """The encoder of a run: after its last task, or after task number ``task`` (0: before the first)."""
+    from polymnia.runs.encoder import load as load_encoder
+
+    return load_encoder(Path(folder), task)

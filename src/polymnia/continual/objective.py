@@ -1,0 +1,77 @@
+"""What a task asks of the model: matching pairs near, others far; or, in a supervised first stage, the right tags."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from pydantic import NonNegativeFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymnia.config import Frozen
+from polymnia.models.model import Model
+from polymnia.ops.contrastive import clip_loss
+from polymnia.types import Batch, Modality, Outputs, Pair, Terms, UserError
+
+
+class ObjectiveConfig(Frozen):
+    """``contrast`` over the pairs that a batch holds, or ``tags`` (multi-label cross-entropy over item labels).
+
+    ``multi_positive``: rows of one group are positives of each other instead of negatives. ``weights`` by pair, such
+    as ``audio-text: 0.5``; the terms are averaged by weight over the pairs present, so that rehearsal rows of another
+    pair count as much as the task's own.
+    """
+
+    kind: Literal["contrast", "tags"] = "contrast"
+    multi_positive: bool = False
+    weights: Mapping[str, NonNegativeFloat] = {}
+
+
+class Objective:
+    """The objective over all pairs that the sequence trains."""
+
+    def __init__(self, cfg: ObjectiveConfig, pairs: tuple[Pair, ...]):
+        known = {f"{a}-{b}" for a, b in pairs}
+        for name in cfg.weights:
+            if name not in known:
+                raise UserError(f"objective.weights: no pair '{name}' is trained; pairs: {', '.join(sorted(known))}")
+        self.cfg, self.pairs = cfg, pairs
+
+    def __call__(self, model: Model, batch: Batch, out: Outputs) -> Terms:
+        """Named terms. Raises UserError when the batch holds none of the pairs."""
+        if self.cfg.kind == "tags":
+            return self._tags(model, batch, out)
+        terms: Terms = {}
+        total = 0.0
+        for a, b in self.pairs:
+            if a not in out.embeddings or b not in out.embeddings:
+                continue
+            i, j = shared_rows(batch, a, b)
+            if len(i) < 2:
+                continue
+            group = batch.group[batch.rows[a][i]] if self.cfg.multi_positive else None
+            weight = self.cfg.weights.get(f"{a}-{b}", 1.0)
+            loss = clip_loss(out.embeddings[a][i], out.embeddings[b][j], model.scale((a, b)), group)
+            terms[f"contrast/{a}-{b}"] = weight * loss
+            total += weight
+        if not terms:
+            raise UserError(f"a batch with {', '.join(batch.inputs)} holds none of the pairs {self.pairs}")
+        return {name: term / total for name, term in terms.items()} if total else terms
+
+    def _tags(self, model: Model, batch: Batch, out: Outputs) -> Terms:
+        if batch.labels is None or model.tagger is None:
+            raise UserError("objective tags: the items have no labels")
+        learned = next(m for m in model.modalities if m in model.learn)
+        logits = model.tagger(out.features[learned])
+        return {"tags": F.binary_cross_entropy_with_logits(logits, batch.labels[batch.rows[learned]])}
+
+
+def shared_rows(batch: Batch, a: Modality, b: Modality) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Positions, in the inputs of ``a`` and of ``b``, of the batch rows that have both."""
+    where_a = torch.full((len(batch),), -1, device=batch.group.device)
+    where_b = where_a.clone()
+    where_a[batch.rows[a]] = torch.arange(len(batch.rows[a]), device=where_a.device)
+    where_b[batch.rows[b]] = torch.arange(len(batch.rows[b]), device=where_a.device)
+    both = (where_a >= 0) & (where_b >= 0)
+    return where_a[both], where_b[both]

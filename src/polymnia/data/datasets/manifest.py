@@ -1,0 +1,228 @@
+"""Your own collection: a folder with recordings, pictures or both, and a table that says what belongs together.
+
+Where to get it: you write it, so the licence is yours.
+Layout: ``root/manifest.csv`` (UTF-8, commas), or one JSON object a line (``file: list.jsonl``), with the columns
+
+- ``id``: required, unique
+- ``audio``, ``image``: a file, relative to ``root`` and inside it; may be empty
+- ``text``, ``text_2``, ...: captions that say the same thing (in JSON lines, ``text`` may be a list). Where the table
+  has a column ``text``, every row fills it; further captions may be empty
+- ``group``: rows of the same group are positives of each other; the id if empty
+- ``topic``: what an item is about, for splitting into tasks and for ``join``; may be empty
+- ``split``: train, valid or test; train if empty
+- ``labels``: class names, separated by ``;`` (or a list)
+- ``start``, ``seconds``: the stretch of the recording to take, in seconds; the whole file if empty
+
+At least one of audio, image and text is required. Without a column ``split``, ``test_share`` and ``valid_share`` are
+drawn by a hash of the group: a row keeps its split when others come and go, and no group is torn apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import Field, model_validator
+
+from polymnia.config import nearest
+from polymnia.data.items import DatasetConfig, check, require
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, Split, UserError
+
+COLUMNS = ("id", *MODALITIES, "text_2", "group", "topic", "split", "labels", "start", "seconds")
+CAPTION = re.compile(r"text(_[1-9]\d*)?")
+
+
+class Config(DatasetConfig):
+    """``file`` is relative to ``root``; the shares (0 to 1) are for tables without a column ``split``."""
+
+    file: Path = Path("manifest.csv")
+    test_share: float = Field(default=0.0, ge=0, le=1)
+    valid_share: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Config:
+        if self.test_share + self.valid_share > 1:
+            raise ValueError("test_share and valid_share add up to more than 1")
+        return self
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The cells of a row that are there; ``where`` names the file and the line."""
+
+    where: str
+    cells: dict[str, Any]
+
+    def fault(self, what: str) -> UserError:
+        return UserError(f"{self.where}: {what}")
+
+    def word(self, key: str) -> str:
+        value = self.cells.get(key, "")
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise self.fault(f"{key} must be a text, not {value!r}")
+        return str(value).strip()
+
+    def number(self, key: str) -> float | None:
+        value = self.cells.get(key, "")
+        try:
+            number = None if value == "" else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if number is not None and (not math.isfinite(number) or number < 0 or (key == "seconds" and number == 0)):
+            raise self.fault(f"{key} must be a number of seconds, not {value!r}")
+        return number
+
+
+def items(cfg: Config) -> list[Item]:
+    """One item a row, in the order of the table; media files that are missing are found out when they are loaded.
+
+    Raises UserError, naming file and line, for a table that cannot be read or a row that breaks the layout.
+    """
+    table = require(require(cfg.root, "the folder of the collection") / cfg.file, "the manifest")
+    rows = _read(table)
+    has_split = any("split" in row.cells for row in rows)
+    if has_split and (cfg.test_share or cfg.valid_share):
+        raise UserError(f"{table} has a column 'split': leave out test_share and valid_share, or the column")
+    folder = cfg.root.resolve()
+    seen: dict[str, str] = {}
+    found = []
+    for row in rows:
+        item = _item(cfg, row, folder, has_split)
+        if item.id in seen:
+            raise row.fault(f"duplicate id '{item.id}', first at {seen[item.id]}")
+        seen[item.id] = row.where
+        found.append(item)
+    return check(found, str(table))
+
+
+def _read(table: Path) -> list[_Row]:
+    raw = table.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{table}, line {line}: not UTF-8 ({error.reason}); save the table as UTF-8") from error
+    readers = {".csv": _csv, ".jsonl": _jsonl}
+    if table.suffix.lower() not in readers:
+        raise UserError(f"{table}: the name of a manifest ends in {' or '.join(readers)}")
+    return list(readers[table.suffix.lower()](table, text))
+
+
+def _csv(table: Path, text: str) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            row = _Row(f"{table}, line {reader.line_num}", {})
+            if not columns:
+                columns = [name.strip() for name in cells]
+                _check_columns(row, columns)
+            elif cells:  # a blank line is no row
+                if len(cells) != len(columns):
+                    raise row.fault(f"{len(cells)} cells for {len(columns)} columns; quote a text that has commas")
+                yield _Row(row.where, dict(zip(columns, cells, strict=True)))
+    except csv.Error as error:
+        raise UserError(f"{table}, line {reader.line_num}: {error}") from error
+
+
+def _jsonl(table: Path, text: str) -> Iterator[_Row]:
+    # not splitlines: a JSON string may hold the line separators of Unicode as they are
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = _Row(f"{table}, line {number}", {})
+        try:
+            cells = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise row.fault(f"malformed JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(cells, dict):
+            raise row.fault("a line must be one JSON object, {...}")
+        _check_columns(row, list(cells))
+        yield _Row(row.where, {key: value for key, value in cells.items() if value is not None})
+
+
+def _check_columns(row: _Row, columns: Sequence[str]) -> None:
+    there = f"there are: {', '.join(columns) or 'none'}"
+    if "id" not in columns:
+        raise row.fault(f"the required column 'id' is missing; {there}")
+    if not any(name in ("audio", "image") or CAPTION.fullmatch(name) for name in columns):
+        raise row.fault(f"at least one of the columns audio, image, text is required; {there}")
+    for name in columns:
+        if name not in COLUMNS and not CAPTION.fullmatch(name):
+            raise row.fault(f"unknown column '{name}'; {nearest(name, list(COLUMNS))}")
+    if len(set(columns)) < len(columns):
+        raise row.fault(f"a column stands there twice; {there}")
+
+
+def _item(cfg: Config, row: _Row, folder: Path, has_split: bool) -> Item:
+    name = row.word("id")
+    if not name:
+        raise row.fault("empty id")
+    group = row.word("group") or name
+    split = row.word("split") or "train" if has_split else _drawn(cfg, group)
+    if split not in get_args(Split):
+        raise row.fault(f"unknown split '{split}'; {nearest(split, list(get_args(Split)))}")
+    sources = _sources(row, folder)
+    return Item(name, sources, group, topic=row.word("topic"), split=split, labels=_labels(row))
+
+
+def _sources(row: _Row, folder: Path) -> dict[Modality, Source]:
+    start, seconds = row.number("start"), row.number("seconds")
+    sources: dict[Modality, Source] = {}
+    if row.word("audio"):
+        sources["audio"] = AudioFile(_inside(row, folder, "audio"), start or 0.0, seconds)
+    elif start is not None or seconds is not None:
+        raise row.fault("start and seconds cut a recording, but the row has no audio")
+    if row.word("image"):
+        sources["image"] = ImageFile(_inside(row, folder, "image"))
+    if captions := _captions(row):
+        sources["text"] = Captions(captions)
+    if not sources:
+        raise row.fault("the row has none of audio, image and text")
+    return sources
+
+
+def _inside(row: _Row, folder: Path, key: str) -> Path:
+    path = folder / row.word(key)
+    try:
+        inside = path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name no file can have
+        inside = False
+    if not inside:
+        # a table from elsewhere must not make the loader open (or publish) other files of this machine
+        raise row.fault(f"{key} '{row.word(key)}' leads out of the data folder {folder}; move the file into it")
+    return path
+
+
+def _captions(row: _Row) -> tuple[str, ...]:
+    first = row.cells.get("text", [])
+    further = sorted((key for key in row.cells if CAPTION.fullmatch(key) and key != "text"), key=lambda k: int(k[5:]))
+    texts = [*(first if isinstance(first, list) else [first]), *(row.cells[k] for k in further if row.cells[k] != "")]
+    if not all(isinstance(text, str) for text in texts):
+        raise row.fault("text must be a caption or a list of captions")
+    if not all(text.strip() for text in texts) or ("text" in row.cells and not texts):
+        raise row.fault("empty caption; fill it in, or leave the key out in a .jsonl manifest")
+    return tuple(text.strip() for text in texts)
+
+
+def _labels(row: _Row) -> tuple[str, ...]:
+    value = row.cells.get("labels", "")
+    parts = value if isinstance(value, list) else row.word("labels").split(";")
+    if not all(isinstance(part, str) for part in parts):
+        raise row.fault(f"labels must be texts, not {value!r}")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _drawn(cfg: Config, group: str) -> Split:
+    place = int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) / 2**48
+    if place < cfg.test_share:
+        return "test"
+    return "valid" if place < cfg.test_share + cfg.valid_share else "train"

@@ -1,0 +1,176 @@
+"""Batches by number: every random choice is a function of (seed, task, epoch, index), so a run resumes anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from polymnia.data.augment import AugmentConfig
+from polymnia.data.collection import Collection
+from polymnia.types import Batch, Item, Modality, Task
+
+Prepare = Callable[[Sequence[Any]], Tensor]
+
+
+class StepBatches(Protocol):
+    """Batches that can be had by step number, epoch after epoch."""
+
+    @property
+    def clean_batches(self) -> int: ...
+    def __len__(self) -> int: ...
+    def batch(self, step: int) -> Batch: ...
+    def clean(self, number: int) -> Batch: ...
+
+
+@lru_cache(maxsize=65536)
+def group_number(group: str) -> int:
+    """A group's name as a number that is the same in every process and run."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=7).digest(), "big")
+
+
+class Loader:
+    """The training batches of one task. The last, smaller batch of an epoch is dropped; a small task is one batch."""
+
+    def __init__(
+        self,
+        task: Task,
+        collection: Collection,
+        prepare: Mapping[Modality, Prepare],
+        modalities: Sequence[Modality],
+        batch: int,
+        seed: int,
+        augment: AugmentConfig,
+        tags: Sequence[str] = (),
+    ):
+        self.task, self.collection, self.prepare = task, collection, prepare
+        self.modalities = tuple(modalities)
+        self.size = min(batch, len(task.train))
+        self.seed, self.augment = seed, augment
+        self.tags = {t: i for i, t in enumerate(tags)}
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.task.train) // self.size
+
+    @property
+    def clean_batches(self) -> int:
+        """Batches of ``clean``, the smaller last one included."""
+        return -(-len(self.task.train) // self.size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a training step, augmented."""
+        epoch, number = divmod(step, len(self))
+        order = self._permutation(epoch)[number * self.size : (number + 1) * self.size]
+        return self._collate(order, epoch)
+
+    def clean(self, number: int) -> Batch:
+        """A batch without augmentation, in the order of epoch 0; together they hold every training item once."""
+        return self._collate(self._permutation(0)[number * self.size : (number + 1) * self.size], None)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng([self.seed, self.task.index, epoch])
+            self._order = (epoch, rng.permutation(len(self.task.train)))
+        return self._order[1]
+
+    def _collate(self, order: np.ndarray, epoch: int | None) -> Batch:
+        items = [self.task.train[i] for i in order]
+        rngs: list[np.random.Generator | None] = [
+            None if epoch is None else np.random.default_rng([self.seed, self.task.index, epoch, int(i)])
+            for i in order
+        ]
+        inputs: dict[Modality, Tensor] = {}
+        rows: dict[Modality, Tensor] = {}
+        for m in self.modalities:
+            have = [n for n, item in enumerate(items) if m in item.sources]
+            if have:
+                raw = [self.collection.train_raw(items[n], m, self.augment, rngs[n]) for n in have]
+                inputs[m] = self.prepare[m](raw)
+                rows[m] = torch.tensor(have)
+        group = torch.tensor([group_number(i.group) for i in items])
+        task = torch.full((len(items),), self.task.index)
+        return Batch(inputs, rows, group, task, self._labels(items))
+
+    def _labels(self, items: Sequence[Item]) -> Tensor | None:
+        if not self.tags:
+            return None
+        labels = torch.zeros(len(items), len(self.tags))
+        for n, item in enumerate(items):
+            labels[n, [self.tags[t] for t in item.labels if t in self.tags]] = 1.0
+        return labels
+
+
+class Interleaved:
+    """The batches of several tasks in one shuffled order: what a joint run sees."""
+
+    def __init__(self, loaders: Sequence[Loader], seed: int):
+        self.loaders, self.seed = loaders, seed
+        self._owner = [(n, i) for n, loader in enumerate(loaders) for i in range(len(loader))]
+        self._clean = [(n, i) for n, loader in enumerate(loaders) for i in range(loader.clean_batches)]
+
+    @property
+    def clean_batches(self) -> int:
+        return len(self._clean)
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def batch(self, step: int) -> Batch:
+        epoch, number = divmod(step, len(self))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self))
+        which, i = self._owner[order[number]]
+        return self.loaders[which].batch(epoch * len(self.loaders[which]) + i)
+
+    def clean(self, number: int) -> Batch:
+        which, i = self._clean[number]
+        return self.loaders[which].clean(i)
+
+
+class Clean:
+    """One pass over the training items without augmentation, the same each time (for ``end_task``)."""
+
+    def __init__(self, loader: StepBatches, device: torch.device):
+        self.loader, self.device = loader, device
+
+    def __len__(self) -> int:
+        return self.loader.clean_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.loader.clean(i).to(self.device) for i in range(len(self)))
+
+
+class _Steps(Dataset):
+    def __init__(self, loader: StepBatches):
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader.batch(step)
+
+
+def stream(loader: StepBatches, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps start .. stop, decoded ahead by ``workers`` processes (0: in this one)."""
+    if not workers:
+        return (loader.batch(step) for step in range(start, stop))
+    return iter(
+        DataLoader(
+            _Steps(loader),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            collate_fn=_same,
+            # A forked worker can hang inside codec libraries that hold locks; spawn costs two seconds once.
+            multiprocessing_context="spawn",
+        )
+    )
+
+
+def _same(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,224 @@
+"""A pack: many arrays in one memory-mapped file, built once for a set of contents, safe when processes build at once.
+
+``folder/<key>/data.bin`` holds the values back to back, ``index.json`` where each begins, or why it is not there.
+The folder is written under another name, flushed to disk, and renamed: it exists whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Shaped
+
+from polymnia.types import UserError
+
+FORMAT = 1
+DIGEST_BYTES = 16
+SETTLED_NS = 2_000_000_000  # a file changed later than this before hashing may change again within one clock tick
+
+Progress = Callable[[int, int], None]
+
+
+class Made(NamedTuple):
+    """What became of a source: ``values`` to store, or a ``length`` that is read elsewhere, or a ``problem``."""
+
+    values: Shaped[np.ndarray, " _"] | None = None
+    length: int = 0
+    problem: str = ""
+
+
+class Pack:
+    """Arrays on disk. ``entries[i]`` is (offset, length, problem) of source ``i``; offset -1: not stored."""
+
+    def __init__(self, path: Path, dtype: str, entries: list[tuple[int, int, str]]):
+        self.path = path
+        self.dtype = dtype
+        self.entries = entries
+        self._data: np.ndarray | None = None
+
+    def __getitem__(self, i: int) -> Shaped[np.ndarray, " _"]:
+        """The stored values of source ``i``, a read-only view of the file."""
+        if self._data is None:
+            self._data = np.memmap(self.path / "data.bin", self.dtype, mode="r")
+        offset, length, _ = self.entries[i]
+        return self._data[offset : offset + length]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_data": None}  # a pickled memmap would be a copy of the whole file
+
+
+def digests(paths: Iterable[Path], folder: Path, workers: int = 2) -> dict[Path, str]:
+    """A digest of each file's content, remembered in ``folder`` by path, size and time of change.
+
+    A file that cannot be read has a digest that no content has, so that it is tried again once it can.
+    """
+    _make_folder(folder)
+    memo = _read_json(folder / "digests.json")
+    found: dict[Path, str] = {}
+    stale: dict[Path, list[int]] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            stat = path.stat()
+        except OSError:
+            found[path] = f"unreadable {path}"
+            continue
+        known = memo.get(os.path.abspath(path))
+        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+            found[path] = known[2]
+        else:
+            stale[path] = [stat.st_size, stat.st_mtime_ns]
+    with ThreadPoolExecutor(workers) as pool:
+        found.update(zip(stale, pool.map(_digest, stale), strict=True))
+    settled = time.time_ns() - SETTLED_NS
+    fresh = {os.path.abspath(p): [*stat, found[p]] for p, stat in stale.items() if stat[1] < settled}
+    if fresh:
+        with suppress(OSError), FileLock(folder / "digests.lock"):  # a cache that is read-only is still a cache
+            _write_json(folder / "digests.json", _read_json(folder / "digests.json") | fresh)  # others added theirs
+    return found
+
+
+def open_pack(
+    folder: Path,
+    kind: str,
+    names: Sequence[str],
+    make: Callable[[int], Made],
+    dtype: str,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Pack:
+    """The pack of the sources ``names``, built if it is not there. The same name is the same array, stored once.
+
+    ``kind`` says with what settings; ``make(i)`` gives source ``i``, in ``workers`` threads. While another process
+    builds the same pack this one waits, and then uses that. UserError if the folder cannot be written.
+    """
+    jobs: dict[str, int] = {}
+    for i, name in enumerate(names):
+        jobs.setdefault(name, i)
+    text = "\n".join([f"{FORMAT} {kind} {dtype}", *sorted(jobs)])
+    home = folder / hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
+    _make_folder(folder)
+    entries = _entries(home)
+    if entries is None:
+        try:
+            with FileLock(folder / f"{home.name}.lock"):
+                entries = _entries(home) or _build(home, jobs, make, dtype, workers, progress)
+        except OSError as error:
+            raise UserError(f"cannot build a store in {folder}: {error}") from error
+    return Pack(home, dtype, [entries[name] for name in names])
+
+
+def _build(
+    home: Path,
+    jobs: dict[str, int],
+    make: Callable[[int], Made],
+    dtype: str,
+    workers: int,
+    progress: Progress | None,
+) -> dict[str, tuple[int, int, str]]:
+    """Write the pack beside ``home`` and rename it. The caller holds the lock: what lies there is a dead builder's."""
+    for left in home.parent.glob(f"{home.name}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    new = home.with_name(f"{home.name}.tmp-{os.getpid()}")
+    new.mkdir()
+    entries: dict[str, tuple[int, int, str]] = {}
+    size = 0
+    try:
+        with (new / "data.bin").open("wb") as file:
+            for name, made in zip(jobs, _in_order(make, jobs.values(), workers), strict=True):
+                if made.values is None:
+                    entries[name] = (-1, made.length, made.problem)
+                else:
+                    entries[name] = (size, len(made.values), "")
+                    size += len(made.values)
+                    file.write(np.ascontiguousarray(made.values, dtype).data)
+                if progress:
+                    progress(len(entries), len(jobs))
+            file.flush()
+            os.fsync(file.fileno())
+        _write_json(new / "index.json", {"bytes": size * np.dtype(dtype).itemsize, "entries": entries})
+        if home.exists():
+            shutil.rmtree(home)  # damaged, or it would have been used
+        new.rename(home)
+        _sync_folder(home.parent)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return entries
+
+
+def _in_order(make: Callable[[int], Made], jobs: Iterable[int], workers: int) -> Iterator[Made]:
+    """Results in the order of the jobs, a few ahead of the reader and never more: memory stays bounded."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque = deque()
+        try:
+            for job in jobs:
+                ahead.append(pool.submit(make, job))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _entries(home: Path) -> dict[str, tuple[int, int, str]] | None:
+    """The index of a pack, or None if there is no whole pack."""
+    index = _read_json(home / "index.json")
+    data = home / "data.bin"
+    if not index or not data.is_file() or data.stat().st_size != index.get("bytes"):
+        return None
+    return {name: (offset, length, problem) for name, (offset, length, problem) in index["entries"].items()}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
+    except OSError:
+        return f"unreadable {path}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} for decoded media: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one if there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with new.open("w") as file:
+        json.dump(value, file, separators=(",", ":"))
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,112 @@
+"""From data sets to a sequence of tasks: by domain, class, modality or the user's own list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import PositiveInt, field_validator
+
+from polymnia.config import DatasetPart, Frozen, Part
+from polymnia.types import Item, Modality, Pair, Task, UserError
+
+
+class SplitConfig(Frozen):
+    """Cuts one task into several: ``by`` topic or label, ``per_task`` values each, in ``order`` (default: as found)."""
+
+    by: Literal["topic", "label", "group"] = "topic"
+    per_task: PositiveInt = 1
+    order: tuple[str, ...] = ()
+
+
+class TaskData(Frozen):
+    """Where a task's items come from and which of them it takes."""
+
+    name: str
+    data: tuple[DatasetPart, ...]
+    pairs: tuple[Pair, ...] = ()
+    topics: tuple[str, ...] = ()
+    split: SplitConfig | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, (dict, str)) else value
+
+
+class Sets:
+    """Data sets, read once each, with ids made unique by the name of the set."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._read: dict[str, list[Item]] = {}
+        self._names: dict[str, str] = {}
+
+    def items(self, part: Part) -> list[Item]:
+        """The items of a data set, ids prefixed with its name. Raises UserError with what to point ``data=`` at."""
+        key = repr(part.dump())
+        if key not in self._read:
+            config = part.config.model_copy(update={"root": self.root / part.config.root})
+            name = part.use.rpartition(".")[2]
+            found = part.module.items(config)
+            self._read[key] = [_renamed(item, name) for item in found]
+        return self._read[key]
+
+
+def _renamed(item: Item, name: str) -> Item:
+    return Item(f"{name}/{item.id}", item.sources, item.group, item.topic, item.split, item.labels, item.fold)
+
+
+def build_tasks(configs: Sequence[TaskData], sets: Sets) -> list[tuple[Task, int]]:
+    """Tasks in order, each with the position of the config it came from (a split gives several).
+
+    Raises UserError for a task without items, or whose training items have fewer than two groups.
+    """
+    built: list[tuple[Task, int]] = []
+    for position, cfg in enumerate(configs):
+        items = [item for part in cfg.data for item in sets.items(part)]
+        if cfg.topics:
+            items = [i for i in items if i.topic in cfg.topics]
+            missing = set(cfg.topics) - {i.topic for i in items}
+            if missing:
+                raise UserError(f"task '{cfg.name}': no items of topic {', '.join(sorted(missing))}")
+        for name, part_items in _split(cfg, items):
+            built.append((_task(name, len(built) + 1, cfg.pairs, part_items), position))
+    names = [t.name for t, _ in built]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two tasks are called '{name}'; names must differ")
+    return built
+
+
+def _split(cfg: TaskData, items: list[Item]) -> Iterable[tuple[str, list[Item]]]:
+    if cfg.split is None:
+        return [(cfg.name, items)]
+    keys = {id(i): {"topic": i.topic, "group": i.group, "label": (i.labels or ("",))[0]}[cfg.split.by] for i in items}
+    order = list(cfg.split.order) or list(dict.fromkeys(keys.values()))
+    unknown = set(order) - set(keys.values())
+    if unknown:
+        raise UserError(f"task '{cfg.name}': split.order names {', '.join(sorted(unknown))}, which no item has")
+    size = cfg.split.per_task
+    parts = [order[i : i + size] for i in range(0, len(order), size)]
+    return [(f"{cfg.name}-{'+'.join(p)}", [i for i in items if keys[id(i)] in p]) for p in parts]
+
+
+def _task(name: str, index: int, pairs: tuple[Pair, ...], items: Sequence[Item]) -> Task:
+    if not items:
+        raise UserError(f"task '{name}' has no items")
+    unique: dict[str, Item] = {}
+    for item in items:
+        if unique.setdefault(item.id, item).sources != item.sources:
+            raise UserError(f"task '{name}': two different items are called '{item.id}'")
+    of = {s: tuple(i for i in unique.values() if i.split == s) for s in ("train", "valid", "test")}
+    groups = {i.group for i in of["train"]}
+    if pairs and len(groups) < 2:
+        raise UserError(f"task '{name}' has {len(groups)} group(s) in training; contrast needs at least two")
+    return Task(name, index, of["train"], of["valid"], of["test"], pairs)
+
+
+def needed(task: Task, learn: Iterable[Modality]) -> tuple[Modality, ...]:
+    """The modalities that training on a task reads: those of its pairs, or what learns where it has none."""
+    return tuple(dict.fromkeys(m for pair in task.pairs for m in pair)) or tuple(learn)

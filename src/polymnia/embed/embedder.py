@@ -1,0 +1,150 @@
+"""Items to tables in one pass: the only road from media to vectors, shared by evaluation, caching and search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polymnia.continual.method import AbstractMethod
+from polymnia.data.collection import Collection
+from polymnia.models.model import Model
+from polymnia.models.tower import AbstractTower
+from polymnia.types import Captions, Item, Modality, Table, UserError, What
+
+LONG = 8  # a batch of long clips holds as many samples as `batch` clips of LONG crops
+
+
+class Embedder:
+    """The function ``embed(items, modality, what)`` over a model as it is now.
+
+    ``raw`` are the true towers behind cached ones. ``head``: use the heads stored after that task number instead of
+    the current ones. Features are computed once for the same items, whatever head or evaluator asks.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        method: AbstractMethod,
+        collection: Collection,
+        raw: Mapping[Modality, AbstractTower],
+        batch: int = 64,
+        encoder: str = "",
+    ):
+        self.model, self.method, self.collection, self.raw = model, method, collection, raw
+        self.batch, self.encoder = batch, encoder
+        self.head: int | None = None
+        self._memo: dict[tuple[Modality, tuple[str, ...]], Tensor] = {}
+
+    def with_head(self, head: int | None) -> Embedder:
+        """The same embedder, sharing its features, with other heads."""
+        other = Embedder(self.model, self.method, self.collection, self.raw, self.batch, self.encoder)
+        other.head, other._memo = head, self._memo
+        return other
+
+    @torch.no_grad()
+    def __call__(self, items: Sequence[Item], modality: Modality, what: What = "embedding") -> Table:
+        """A table with a row an item (a row a caption for text), in the items' order."""
+        lacking = [i.id for i in items if modality not in i.sources]
+        if lacking or not items:
+            raise UserError(f"cannot embed {modality} of {lacking[:3] or 'no items'}")
+        was_training = self.model.training
+        self.model.eval(), self.method.eval()
+        vectors = self._features(items, modality)
+        if what == "embedding":
+            vectors = self.model.project(modality, vectors.to(_device(self.model)), self.head).cpu()
+        elif what == "scores":
+            tower = self.raw.get(modality, self.model.tower(modality))
+            vectors = tower.classify(vectors.to(_device(self.model))).cpu()
+        self.model.train(was_training), self.method.train(was_training)
+        rows = [i for i in items for _ in range(_rows(i, modality))]
+        return Table(
+            tuple(i.id for i in rows),
+            vectors.float(),
+            tuple(i.group for i in rows),
+            tuple(i.topic for i in rows),
+            self.encoder,
+        )
+
+    def _features(self, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n o"]:
+        key = (modality, tuple(i.id for i in items))
+        if key not in self._memo:
+            self._memo[key] = self._compute(items, modality)
+        return self._memo[key]
+
+    def _compute(self, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n o"]:
+        cached = self.collection.vectors.get(modality)
+        if cached is None:
+            tower = self.model.tower(modality)
+
+            def forward(x: Tensor) -> Tensor:
+                return self.method.features(self.model, modality, x)
+
+            return run_tower(tower, forward, self.collection, items, modality, self.batch)
+        known = [i for i in items if i.id in cached.rows]
+        if len(known) == len(items):
+            return torch.from_numpy(cached.values[[r for i in items for r in cached.rows[i.id]]])
+        tower = self.raw[modality]  # texts made on the fly, such as class names
+        return run_tower(tower, tower, self.collection, items, modality, self.batch)
+
+
+def run_tower(
+    tower: AbstractTower,
+    forward: Callable[[Tensor], Tensor],
+    collection: Collection,
+    items: Sequence[Item],
+    modality: Modality,
+    batch: int,
+) -> Float[Tensor, "n o"]:
+    """Features of items: whole clips in batches of equal length, captions in batches of like length."""
+    device = _device(tower)
+    units = [(i, n) for i in items for n in range(_rows(i, modality))]
+    out: Tensor | None = None
+    with torch.no_grad():
+        for chosen in _batches(units, collection, modality, batch):
+            raw = [_raw(collection, *units[u], modality) for u in chosen]
+            features = forward(tower.prepare(raw).to(device)).float().cpu()
+            if out is None:
+                out = torch.empty(len(units), features.shape[1])
+            out[chosen] = features
+    assert out is not None
+    return out
+
+
+def _rows(item: Item, modality: Modality) -> int:
+    source = item.sources[modality]
+    return len(source.texts) if isinstance(source, Captions) else 1
+
+
+def _raw(collection: Collection, item: Item, n: int, modality: Modality) -> object:
+    if modality == "text":
+        return collection.captions(item)[n]
+    return collection.clip(item) if modality == "audio" else collection.picture(item)
+
+
+def _batches(units: list[tuple[Item, int]], collection: Collection, m: Modality, batch: int) -> Iterator[list[int]]:
+    """Positions of units, batch by batch: equal lengths for audio (padding would change a clip's vector)."""
+    if m == "image":
+        sizes = [0] * len(units)
+    elif m == "audio":
+        sizes = [collection.clip_length(item) for item, _ in units]
+    else:
+        sizes = [len(collection.captions(item)[n]) for item, n in units]
+    order = sorted(range(len(units)), key=lambda u: (sizes[u], u))
+    least = min(sizes) or 1
+    start = 0
+    while start < len(order):
+        size = sizes[order[start]]
+        room = batch if m != "audio" else max(1, min(batch, LONG * batch * least // size))
+        stop = start
+        while stop < len(order) and stop - start < room and (m != "audio" or sizes[order[stop]] == size):
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,5 @@
+"""The one error that users see. Apart from everything else, so that the command line starts without torch."""
+
+
+class UserError(ValueError):
+    """Bad input. The message names the file, key or value at fault and the way out."""

@@ -1,0 +1,65 @@
+"""Elastic weight consolidation: weights that mattered for finished tasks are held near their old values.
+
+L = L_c + lambda / 2 sum_i F_i (theta_i - theta*_i)^2, F the running mean of squared gradients of the contrast over
+batches, clipped (Kirkpatrick et al., 2017; online form of Schwarz et al., 2018: one F, one theta*).
+"""
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+
+from polymnia.continual.method import AbstractMethod, MethodConfig, Setup, embed_batch
+from polymnia.models.model import Model
+from polymnia.types import Batch, Batches, Outputs, Task, Terms
+
+
+class Config(MethodConfig):
+    """``decay`` of the old importance when a task's own is added; ``batches`` at most to estimate it from."""
+
+    weight: NonNegativeFloat = 1000.0
+    decay: float = Field(1.0, ge=0, le=1)
+    clip: PositiveFloat = 1e-4
+    batches: PositiveInt = 32
+
+
+class Method(AbstractMethod):
+    """Importance of every tower parameter that may train; heads are free (their old copies are stored)."""
+
+    def __init__(self, cfg: Config, setup: Setup):
+        super().__init__()
+        self.cfg, self.objective = cfg, setup.objective
+        self.names = [n for n, p in setup.model.towers.named_parameters() if n.split(".")[0] in setup.model.learn]
+        parameters = dict(setup.model.towers.named_parameters())
+        self.importance = nn.ParameterList(torch.zeros_like(parameters[n]) for n in self.names)
+        self.anchor = nn.ParameterList(parameters[n].detach().clone() for n in self.names)
+        self.requires_grad_(False)
+        self.register_buffer("finished", torch.zeros((), dtype=torch.long))
+
+    def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
+        if not int(self.finished):
+            return {}
+        parameters = dict(model.towers.named_parameters())
+        penalty = sum(
+            (f * (parameters[n] - a).square()).sum()
+            for n, f, a in zip(self.names, self.importance, self.anchor, strict=True)
+        )
+        return {"": 0.5 * self.cfg.weight * penalty}
+
+    def end_task(self, model: Model, task: Task, batches: Batches) -> None:
+        parameters = dict(model.towers.named_parameters())
+        trained = [(n, f) for n, f in zip(self.names, self.importance, strict=True) if parameters[n].requires_grad]
+        sums = [torch.zeros_like(f) for _, f in trained]
+        count = 0
+        for number, batch in enumerate(batches):
+            if number == self.cfg.batches:
+                break
+            terms = self.objective(model, batch, embed_batch(self, model, batch))
+            grads = torch.autograd.grad(sum(terms.values()), [parameters[n] for n, _ in trained], allow_unused=True)
+            for total, grad in zip(sums, grads, strict=True):
+                total += 0 if grad is None else grad.square()
+            count += 1
+        for (_, importance), total in zip(trained, sums, strict=True):
+            importance.mul_(self.cfg.decay).add_((total / max(count, 1)).clamp(max=self.cfg.clip))
+        for name, anchor in zip(self.names, self.anchor, strict=True):
+            anchor.copy_(parameters[name])
+        self.finished += 1

@@ -1,0 +1,65 @@
+"""Learning without Forgetting on features: the new encoder under the old head stays near the old output.
+
+L_kd = KLD(g_{k-1}(f_k(x)), g_{k-1}(f_{k-1}(x)));  L = (1 - lambda) L_c + lambda L_kd.
+
+Li & Hoiem, 2016; in the form of *Multi-modal continual pre-training for audio encoders* (its Eq. 2). Gradient of the
+term reaches the encoder only: the old head is frozen in both branches.
+"""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat
+
+from polymnia.continual.method import AbstractMethod, MethodConfig, Setup
+from polymnia.continual.snapshot import Snapshot
+from polymnia.models.model import Model
+from polymnia.ops.distill import feature_kl
+from polymnia.types import Batch, Outputs, Task, Terms
+
+
+class Config(MethodConfig):
+    """``g0``: what stands for the head before the first task: the ``identity``, or the tower's own ``classifier``."""
+
+    weight: float = Field(0.3, ge=0, le=1)
+    temperature: PositiveFloat = 1.0
+    normalize: bool = False
+    t2_scale: bool = False
+    reduction: Literal["batchmean", "sum", "mean"] = "batchmean"
+    g0: Literal["identity", "classifier"] = "identity"
+    first: int = 1  # the first task that distils (1: from the encoder as it came)
+
+
+class Method(AbstractMethod):
+    """Distils the features of every tower that trains."""
+
+    def __init__(self, cfg: Config, setup: Setup):
+        super().__init__()
+        self.cfg = cfg
+        self.teacher = Snapshot(setup.model)
+        self.task = 0
+
+    def begin_task(self, model: Model, task: Task) -> None:
+        self.task = task.index
+        active = task.index >= self.cfg.first
+        self.share = 1 - self.cfg.weight if active else 1.0
+        self.teacher.take(model)
+
+    def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
+        if self.task < self.cfg.first:
+            return {}
+        terms: Terms = {}
+        for m, h in out.features.items():
+            if m not in self.teacher.towers:
+                continue
+            old = self.teacher.features(m, batch.inputs[m])
+            student, teacher = h, old
+            if self.task > 1:
+                student, teacher = self.teacher.head(m, h), self.teacher.head(m, old)
+            elif self.cfg.g0 == "classifier":
+                tower = self.teacher.towers[m]
+                student, teacher = tower.classify(h), tower.classify(old)
+            loss = feature_kl(
+                student, teacher, self.cfg.temperature, self.cfg.normalize, self.cfg.reduction, self.cfg.t2_scale
+            )
+            terms[m] = self.cfg.weight * loss
+        return terms

@@ -177,7 +177,10 @@ def examples(folder: Path, variant: str, rng: random.Random) -> dict:
     queries = []
     for j, task in enumerate(TASKS, 1):
         for d, direction in enumerate(("audio>image", "text>audio", "image>text")):
-            results = {str(i): ranking(task, i, j, variant, rng) for i in sorted({0, j, 4})}
+            results = {
+                str(i): ranking(task, i, j, variant, rng)
+                for i in sorted({0, j, 4} - ({1, 2, 3} if variant == "joint" else set()))
+            }
             queries.append({"task": task, "direction": direction, "query": f"{task}-{d}", "results": results})
             queries[-1]["caption"] = items[f"{task}-{d}"]["caption"] if direction.startswith("text") else None
     return {"items": items, "queries": queries}

@@ -139,10 +139,21 @@ def test_constant_class_scores_earn_less_than_the_share_of_positives() -> None:
     assert metrics.macro_average_precision(torch.zeros(100, 1), labels) < 0.1
 
 
-def test_a_strip_never_holds_more_scores_than_its_budget() -> None:
+def test_no_product_holds_more_scores_than_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    product = metrics._product
+
+    def watched(queries: Tensor, gallery: Tensor) -> Tensor:
+        scores = product(queries, gallery)
+        held.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(metrics, "_product", watched)
+    rows, own = normalize(torch.randn(3000, 4, generator=torch.Generator().manual_seed(4)), dim=1), torch.arange(3000)
+    metrics.ranks(rows, rows, own, own, block=512)
+    assert sum(held) == 3000 * 3000 and max(held) <= 512**2
     for gallery in (1, 900, 5_000, 20_000, 32_768, 1_000_000):
-        scores = metrics._height(gallery, 1024) * gallery
-        assert scores <= max(1024**2, metrics.NARROWEST * gallery)
+        assert metrics._height(gallery, 1024) * gallery <= max(1024**2, metrics.NARROWEST * gallery)
 
 
 def test_half_precision_and_gradients_are_no_obstacle() -> None:

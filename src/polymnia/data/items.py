@@ -10,7 +10,7 @@ from polymnia.types import Item, UserError
 
 
 class DatasetConfig(Frozen):
-    """Keys that every data set has. ``root`` is made absolute against the recipe's ``data:`` before ``items`` sees it."""
+    """Keys that every data set has. ``root`` is taken against the recipe's ``data:`` before ``items`` sees it."""
 
     root: Path
 

@@ -13,7 +13,7 @@ from polymnia.types import Item, Modality, Pair, Task, UserError
 
 
 class SplitConfig(Frozen):
-    """Cuts one task into several: ``by`` topic or label, ``per_task`` values each, in ``order`` (default: as found)."""
+    """Cuts one task into several: ``by`` topic, label or group, ``per_task`` values each, in ``order`` (as found)."""
 
     by: Literal["topic", "label", "group"] = "topic"
     per_task: PositiveInt = 1

@@ -73,9 +73,12 @@ def intro(methods: Sequence[Method], summary: Sequence[tables.Row]) -> list[str]
     pairs = list(dict.fromkeys(" with ".join(p) for r in runs for t in task_list(r) for p in t.get("pairs") or []))
     own, others = ([m.label for m in methods if m.reference is kind] for kind in (False, True))
     most = max(len(m.counted) for m in methods)
-    said = f"One shared embedding space learned {count(len(tasks), 'task')} one after another: {', '.join(tasks)}. "
+    order = " one after another" if len(tasks) > 1 else ""
+    said = f"One shared embedding space learned {count(len(tasks), 'task')}{order}: {', '.join(tasks)}. "
     said += f"The objective aligns {', '.join(pairs)}. " if pairs else ""
-    said += f"{count(len(own), 'method')} ran" + (f", and for reference {', '.join(others)}" if others else "")
+    reference = f"for reference {', '.join(others)}" if others else ""
+    ran = " and ".join(x for x in (count(len(own), "method") if own else "", reference) if x)
+    said += ran[:1].upper() + ran[1:] + " ran"
     if most > 1:
         said += f", with {most} seeds each; a number is the mean ± standard deviation [95 % interval] over seeds. "
     else:
@@ -198,8 +201,8 @@ def query_view(run: Run, query: dict[str, Any], files: dict[str, str]) -> dict[s
     source, _, target = str(query.get("direction", "")).partition(">")
     own = run.tasks.index(query["task"]) + 1 if query.get("task") in run.tasks else 0
     results = {int(k): v for k, v in (query.get("results") or {}).items()}
-    named = {0: "before learning", own: f"right after {query.get('task')}", run.learned: "at the end"}
-    if own == run.learned:
+    named = {run.learned: "at the end", own: f"right after {query.get('task')}", 0: "before learning"}
+    if own and own == run.learned:
         named[own] = "right after learning it, at the end"
     stages = []
     for after, name in sorted(named.items()):

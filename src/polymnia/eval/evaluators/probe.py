@@ -179,7 +179,8 @@ def _linear(cfg: Config, lr: float, train: Rows, valid: Rows) -> Score:
     optimizer = torch.optim.Adam([weight, bias], lr=lr)
     loss = binary_cross_entropy_with_logits if cfg.multilabel else cross_entropy
     shuffle = torch.Generator().manual_seed(cfg.seed)
-    best, kept, waited = -1.0, (weight, bias), 0
+    best, kept, waited = (-1.0, 0.0), (weight, bias), 0
+    xv, yv = torch.from_numpy(valid.x).float(), torch.from_numpy(valid.y).float()
 
     def score_with(w: torch.Tensor, b: torch.Tensor) -> Score:
         return lambda q: (torch.from_numpy(q).float() @ w + b).double().numpy()
@@ -192,9 +193,10 @@ def _linear(cfg: Config, lr: float, train: Rows, valid: Rows) -> Score:
         if epoch % 3 and epoch < cfg.epochs:
             continue
         now = (weight.detach().clone(), bias.detach().clone())
-        quality = _quality(cfg, score_with(*now), valid)
-        waited = 0 if quality > best else waited + 1
-        best, kept = (quality, now) if quality > best else (best, kept)
+        # Among equal scores the lower loss: a small, easy set reaches its best score long before it is fitted.
+        gain = (_quality(cfg, score_with(*now), valid), -loss(xv @ now[0] + now[1], yv).item())
+        waited = 0 if gain > best else waited + 1
+        best, kept = (gain, now) if gain > best else (best, kept)
         if waited >= cfg.patience:
             break
     return score_with(*kept)

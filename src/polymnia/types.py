@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -187,6 +187,7 @@ class Table:
 What = Literal["embedding", "features", "scores"]
 
 
+@runtime_checkable
 class Embed(Protocol):
     """The function that evaluators see in place of a model.
 
@@ -209,6 +210,7 @@ class EvalData:
     names: Mapping[Modality, Sequence[str]] = field(default_factory=dict)  # class names of each tower's own classifier
 
 
+@runtime_checkable
 class Batches(Protocol):
     """A stretch of training batches that can be walked again and again, always in the same order."""
 

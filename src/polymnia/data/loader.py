@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from polymnia.types import Batch, Item, Modality, Task
 Prepare = Callable[[Sequence[Any]], Tensor]
 
 
+@runtime_checkable
 class StepBatches(Protocol):
     """Batches that can be had by step number, epoch after epoch."""
 

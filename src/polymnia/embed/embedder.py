@@ -36,7 +36,7 @@ class Embedder:
         self.model, self.method, self.collection, self.raw = model, method, collection, raw
         self.batch, self.encoder = batch, encoder
         self.head: int | None = None
-        self._memo: dict[tuple[Modality, tuple[str, ...]], Tensor] = {}
+        self._memo: dict[tuple[Modality, str], Tensor] = {}  # features of one item, a row a caption
 
     def with_head(self, head: int | None) -> Embedder:
         """The same embedder, sharing its features, with other heads."""
@@ -69,10 +69,12 @@ class Embedder:
         )
 
     def _features(self, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n o"]:
-        key = (modality, tuple(i.id for i in items))
-        if key not in self._memo:
-            self._memo[key] = self._compute(items, modality)
-        return self._memo[key]
+        new = list({i.id: i for i in items if (modality, i.id) not in self._memo}.values())
+        if new:
+            counts = [_rows(i, modality) for i in new]
+            found = self._compute(new, modality).split(counts)
+            self._memo |= {(modality, i.id): rows for i, rows in zip(new, found, strict=True)}
+        return torch.cat([self._memo[modality, i.id] for i in items])
 
     def _compute(self, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n o"]:
         cached = self.collection.vectors.get(modality)

@@ -61,5 +61,5 @@ class Method(AbstractMethod):
         for (_, importance), total in zip(trained, sums, strict=True):
             importance.mul_(self.cfg.decay).add_((total / max(count, 1)).clamp(max=self.cfg.clip))
         for name, anchor in zip(self.names, self.anchor, strict=True):
-            anchor.copy_(parameters[name])
+            anchor.copy_(parameters[name].detach())
         self.finished += 1

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from polymnia.config import Frozen
-from polymnia.types import Embed, EvalData, UserError
+from polymnia.types import Embed, EvalData, Item, UserError
 
 PROJECTED = False  # reads features, which no projection head changes
 
@@ -25,13 +25,15 @@ class Config(Frozen):
 
     modality: Literal["audio", "image"] = "audio"
     classes: dict[str, tuple[str, ...]] = {}
+    split: Literal["test", "all"] = "test"
 
 
 def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     """Accuracy in percent. Raises UserError for a tower without class names and for a name that it does not know."""
-    columns = _columns(cfg, data)
+    asked = data.test if cfg.split == "test" else data.train + data.valid + data.test
+    columns = _columns(cfg, asked, data.names.get(cfg.modality, ()))
     topics = list(columns)
-    items = {item.id: item for item in data.test if item.topic in columns and cfg.modality in item.sources}
+    items = {item.id: item for item in asked if item.topic in columns and cfg.modality in item.sources}
     if not items:
         return {"labels/N": 0.0}
     table = embed(list(items.values()), cfg.modality, "scores")
@@ -42,12 +44,11 @@ def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     return {"labels/accuracy": 100 * right.double().mean().item(), "labels/N": float(len(right))}
 
 
-def _columns(cfg: Config, data: EvalData) -> dict[str, list[int]]:
-    known = data.names.get(cfg.modality, ())
+def _columns(cfg: Config, items: Sequence[Item], known: Sequence[str]) -> dict[str, list[int]]:
     if not known:
         raise UserError(f"labels: the {cfg.modality} tower has no classifier of its own, or does not name its classes")
     number = {name: i for i, name in enumerate(known)}
-    wanted = cfg.classes or {item.topic: (item.topic,) for item in data.test if item.topic}
+    wanted = cfg.classes or {item.topic: (item.topic,) for item in items if item.topic}
     return {topic: [_find(name, topic, number, known) for name in names] for topic, names in wanted.items()}
 
 

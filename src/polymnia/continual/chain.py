@@ -70,6 +70,8 @@ class Chain(AbstractMethod):
             method.after_backward(model)
 
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
+        # What is kept (importance, embeddings) is a function of the weights: no dropout, batch norm as evaluated.
+        model.eval(), self.eval()
         for method in self._all:
             method.end_task(model, task, batches)
 

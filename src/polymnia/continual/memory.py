@@ -1,8 +1,11 @@
 """Rehearsal memory of fixed size: rows of finished tasks, stored as the towers eat them."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polymnia.continual.method import generator
 from polymnia.models.model import Model
@@ -70,14 +73,27 @@ class Memory(nn.Module):
             if isinstance(self.specs[m], AudioSpec):
                 value = (value.clamp(-1, 1) * INT16).round()
             place = self.get_buffer(f"x_{m}")[slot]
-            place.zero_()
-            if place.ndim == 1:  # waveforms and captions: cut or zero-padded to the stored length
+            place.fill_(_padding(self.specs[m]))
+            if place.ndim == 1:  # waveforms and captions: cut or padded to the stored length
                 n = min(len(value), len(place))
                 place[:n] = value[:n].to(place.dtype)
             else:
                 place.copy_(value)
             if extra is not None and m in extra:
                 self.get_buffer(f"extra_{m}")[slot] = extra[m][int(at[0])]
+
+    def rehearse(self, batch: Batch, rows: int) -> tuple[Batch, Int[Tensor, " n"] | None]:
+        """``batch`` with stored rows behind it, and their slots; the batch itself and None while nothing is stored."""
+        drawn = self.sample(rows)
+        if drawn is None:
+            return batch, None
+        stored, slots = drawn
+        for m, spec in self.specs.items():
+            if isinstance(spec, TextSpec) and m in stored.inputs:
+                words = int((stored.inputs[m] != spec.pad_id).any(0).nonzero().max()) + 1
+                width = max(words, batch.inputs[m].shape[1] if m in batch.inputs else 0)
+                batch, stored = _widened(batch, m, width, spec.pad_id), _widened(stored, m, width, spec.pad_id)
+        return batch.cat(stored), slots
 
     def sample(self, rows: int) -> tuple[Batch, Int[Tensor, " n"]] | None:
         """A batch of ``rows`` stored rows and their slots; None while nothing is stored."""
@@ -99,6 +115,18 @@ class Memory(nn.Module):
 
     def extra(self, modality: Modality, slots: Int[Tensor, " n"]) -> Float[Tensor, "n e"]:
         return self.get_buffer(f"extra_{modality}")[slots]
+
+
+def _widened(batch: Batch, m: Modality, width: int, pad: int) -> Batch:
+    """The batch with the rows of ids cut or padded to ``width``."""
+    if m not in batch.inputs:
+        return batch
+    x = batch.inputs[m]
+    return replace(batch, inputs={**batch.inputs, m: F.pad(x, (0, width - x.shape[1]), value=pad)})
+
+
+def _padding(spec: Spec) -> int:
+    return spec.pad_id if isinstance(spec, TextSpec) else 0
 
 
 def _shape(spec: Spec) -> tuple[int, ...]:

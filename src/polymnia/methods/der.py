@@ -33,12 +33,9 @@ class Method(AbstractMethod):
         self._first = 0  # number of the first rehearsed row in the mixed batch
 
     def mix(self, batch: Batch) -> Batch:
-        self._slots = None
-        drawn = self.memory.sample(self.cfg.rows)
-        if drawn is None:
-            return batch
-        self._first, self._slots = len(batch), drawn[1]
-        return batch.cat(drawn[0])
+        self._first = len(batch)
+        mixed, self._slots = self.memory.rehearse(batch, self.cfg.rows)
+        return mixed
 
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         if self._slots is None:

@@ -24,8 +24,7 @@ class Method(AbstractMethod):
         self.memory = Memory(setup.model, cfg.budget, setup.seed)
 
     def mix(self, batch: Batch) -> Batch:
-        drawn = self.memory.sample(self.rows)
-        return batch if drawn is None else batch.cat(drawn[0])
+        return self.memory.rehearse(batch, self.rows)[0]
 
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
         self.memory.add_task(batches)

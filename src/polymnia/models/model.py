@@ -87,6 +87,7 @@ class Model(nn.Module):
         for m in self.towers:
             self.towers[m].requires_grad_(m in self.learn)
         self.heads.requires_grad_(True)
+        self.log_scale.requires_grad_(True)
 
     def freeze(self, modality: Modality) -> None:
         """A tower that stays as it is during this task: no gradient, eval mode."""

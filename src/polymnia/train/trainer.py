@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +94,10 @@ class Trainer:
         for batch in stream(self.loader, self.done, self.total, self.workers):
             if self.stopped:
                 break
-            yield self._step(batch.to(device))
+            step = self._step(batch.to(device))
             if self.cfg.validates and self.validate and self.done % len(self.loader) == 0:
-                self._epoch_end()
+                self._epoch_end()  # before the yield: a checkpoint of this step must hold what it decides
+            yield step
         if self.best["model"] is not None:
             self.model.load_state_dict(self.best["model"])
             self.method.load_state_dict(self.best["method"])
@@ -126,7 +127,7 @@ class Trainer:
         loss.backward()
         self.method.after_backward(self.model)
         if self.cfg.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip)
+            clip_gradients(self.parameters, self.cfg.clip)
         self.optimizer.step()
         self.done += 1
         values = {n: float(t.detach()) for n, t in {**goal, **terms}.items()}
@@ -176,3 +177,15 @@ class Trainer:
             self.best["cut"] = epoch
         if self.cfg.stop and epoch - self.best["epoch"] >= self.cfg.stop.patience:
             self.stopped = True
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Scale all gradients so that their joint norm is at most ``most``.
+
+    The squares are summed exactly (``fsum``): a parameter whose gradient is zero, such as the predictor of a term of
+    weight 0, then changes no bit of a run.
+    """
+    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+    if norms:
+        total = math.sqrt(math.fsum(n * n for n in torch.stack(norms).tolist()))
+        nn.utils.clip_grads_with_norm_(parameters, most, torch.tensor(total, device=norms[0].device))

@@ -1,0 +1,173 @@
+"""From a recipe to the parts of a run: tasks, towers, media, first stages, model, method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from polymnia.config import Frozen
+from polymnia.continual.chain import Chain
+from polymnia.continual.method import Setup
+from polymnia.continual.objective import Objective
+from polymnia.data.collection import Collection, usable
+from polymnia.data.loader import Loader
+from polymnia.data.tasks import Sets, TaskData, build_tasks, needed
+from polymnia.embed.cache import frozen_vectors
+from polymnia.models.model import Model
+from polymnia.models.tower import AbstractTower
+from polymnia.models.towers.cached import Config as CachedConfig, Tower as Cached
+from polymnia.recipe import Recipe, TaskConfig
+from polymnia.types import MODALITIES, Item, Modality, Pair, Task, UserError
+
+
+@dataclass
+class Curriculum:
+    """The tasks of a recipe with their configs, and what is only watched."""
+
+    tasks: list[tuple[Task, TaskConfig]]
+    stages: list[Task]
+    watch: list[Task]
+
+    @property
+    def items(self) -> list[Item]:
+        every = [t for t, _ in self.tasks] + self.stages + self.watch
+        return [i for t in every for i in (*t.train, *t.valid, *t.test)]
+
+
+def read_tasks(recipe: Recipe) -> Curriculum:
+    """Items and tasks, before any medium is opened."""
+    sets = Sets(recipe.data)
+    built = build_tasks(recipe.tasks, sets)
+    stages = [_single(s, sets) for s in recipe.stages]
+    watch = [_single(w, sets) for w in recipe.watch]
+    names = [t.name for t, _ in built] + [t.name for t in watch]
+    if len(set(names)) < len(names):
+        raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
+    return Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch)
+
+
+def _single(cfg: TaskData, sets: Sets) -> Task:
+    return build_tasks([cfg], sets)[0][0]
+
+
+def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
+    """Towers with weights drawn from (seed, modality), or read from their checkpoints."""
+    towers: dict[Modality, AbstractTower] = {}
+    for m, part in recipe.towers.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed * 1009 + MODALITIES.index(m))
+            towers[m] = part.module.Tower(rooted(part.config, recipe.data))
+        if towers[m].modality != m:
+            raise UserError(f"towers.{m}: '{part.use}' is a tower for {towers[m].modality}")
+    return towers
+
+
+def save_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
+    """Tower weights as one safetensors file, replaced atomically."""
+    state = {f"{m}.{k}": v.detach().cpu().contiguous() for m, t in towers.items() for k, v in t.state_dict().items()}
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(state, partial)
+    os.replace(partial, path)
+
+
+def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
+    """The weights of those towers that the file holds."""
+    state = load_file(path)
+    for m in {k.split(".")[0] for k in state}:
+        own = {k.removeprefix(f"{m}."): v for k, v in state.items() if k.startswith(f"{m}.")}
+        towers[m].load_state_dict(own)  # type: ignore[index]
+
+
+def rooted(config: Frozen, root: Path) -> Frozen:
+    """A config whose relative paths are taken against the recipe's ``data``."""
+    paths = {k: root / v for k, v in config if isinstance(v, Path) and not v.is_absolute()}
+    return config.model_copy(update=paths) if paths else config
+
+
+def drop_broken(recipe: Recipe, sequence: Curriculum, failed: Mapping[str, str]) -> Curriculum:
+    """The sequence without the items whose media cannot be used. Raises UserError over the threshold."""
+
+    def clean(task: Task) -> Task:
+        kept = {
+            s: usable(getattr(task, s), failed, recipe.max_broken, f"task '{task.name}', {s}")
+            for s in ("train", "valid", "test")
+        }
+        return task._replace(**kept)
+
+    return Curriculum(
+        [(clean(t), c) for t, c in sequence.tasks],
+        [clean(t) for t in sequence.stages],
+        [clean(t) for t in sequence.watch],
+    )
+
+
+def dropped(curriculum: Curriculum, failed: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Why items were left out, by task."""
+    every = [t for t, _ in curriculum.tasks] + curriculum.stages + curriculum.watch
+    return {t.name: {i.id: failed[i.id] for i in (*t.train, *t.valid, *t.test) if i.id in failed} for t in every}
+
+
+def fingerprint(sequence: Curriculum) -> str:
+    """What the items of a sequence say and which they are; a run refuses to resume on other data."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in sequence.items:
+        digest.update(json.dumps([item.id, item.group, item.topic, item.split]).encode())
+    return digest.hexdigest()
+
+
+def cached_towers(
+    towers: Mapping[Modality, AbstractTower],
+    still: Sequence[Modality],
+    items: Sequence[Item],
+    collection: Collection,
+    folder: Path,
+) -> tuple[dict[Modality, AbstractTower], Collection]:
+    """Towers that stay as they are, replaced by their features: computed once, for all runs that share them."""
+    shown, view = dict(towers), replace(collection, vectors={})
+    for m in still:
+        towers[m].eval().requires_grad_(False)
+        vectors = frozen_vectors(towers[m], items, m, collection, folder)
+        view.use_vectors(m, vectors)
+        shown[m] = Cached(CachedConfig(modality=m, dim=towers[m].out_dim))
+    return shown, view
+
+
+def build_learner(
+    recipe: Recipe, towers: Mapping[Modality, AbstractTower], pairs: tuple[Pair, ...], tasks: int
+) -> tuple[Model, Chain, Objective]:
+    """The model that trains, its method and its objective."""
+    learn = frozenset(m for m, part in recipe.towers.items() if not part.config.frozen)
+    model = Model(towers, recipe.heads, recipe.dim, learn, tasks, recipe.seed)
+    objective = Objective(recipe.objective, pairs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        method = Chain(recipe.method, Setup(model, objective, tasks, recipe.seed))
+    if any(c.train.channels_last for c in recipe.tasks):
+        model.to(memory_format=torch.channels_last)
+        method.to(memory_format=torch.channels_last)
+    device = torch.device(recipe.device)
+    return model.to(device), method.to(device), objective
+
+
+def build_loader(
+    recipe: Recipe, task: Task, cfg: TaskConfig, collection: Collection, model: Model, seed: int
+) -> Loader:
+    """The training batches of a task."""
+    modalities = needed(task, model.learn)
+    lacking = [m for m in modalities if m not in model.modalities]
+    if lacking:
+        raise UserError(f"task '{task.name}' needs a tower for {', '.join(lacking)}: give towers.{lacking[0]}")
+    if not task.train:
+        raise UserError(f"task '{task.name}' has no training items")
+    prepare = {m: model.tower(m).prepare for m in modalities}
+    tags: list[str] = []
+    if cfg.objective is not None and cfg.objective.kind == "tags":
+        tags = sorted({t for i in task.train for t in i.labels})
+    return Loader(task, collection, prepare, modalities, cfg.train.batch, seed, cfg.train.augment, tags)

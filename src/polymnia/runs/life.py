@@ -1,0 +1,253 @@
+"""The life of one run: tasks in order, a checkpoint every so many steps, a row of scores after each task.
+
+Whatever kills it, the same command goes on from the last checkpoint to the bit-identical result.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from polymnia.continual.chain import sequential
+from polymnia.data.collection import Collection
+from polymnia.data.loader import Clean, Interleaved, Loader, StepBatches
+from polymnia.embed.cache import signature
+from polymnia.embed.embedder import Embedder
+from polymnia.recipe import Recipe, TaskConfig
+from polymnia.runs import assemble, record
+from polymnia.runs.score import Scorebook, validation_score
+from polymnia.runs.stages import run_stages
+from polymnia.train import checkpoint
+from polymnia.train.settings import TrainConfig
+from polymnia.train.trainer import Step, Trainer
+from polymnia.types import Task, UserError
+
+OnStep = Callable[[str, int, int], None]  # what, steps done, of how many
+
+
+class Interrupted(SystemExit):
+    """SIGTERM: everything is saved; the same command goes on. Exit code 75 ("try again")."""
+
+    def __init__(self) -> None:
+        super().__init__(75)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. ``matrix`` is what matrix.json holds."""
+
+    folder: Path
+    recipe: Recipe
+    matrix: Mapping[str, Any]
+
+    def summary(self, head: str = "latest") -> dict[str, float | None]:
+        """The continual numbers: average, forgetting, ... in percent."""
+        return dict(self.matrix["summary"][head])
+
+
+class Session:
+    """One run from its recipe: build everything, then ``go``."""
+
+    def __init__(self, recipe: Recipe, on_step: OnStep = lambda *_: None):
+        torch.set_num_threads(recipe.threads)
+        self.recipe, self.on_step = recipe, on_step
+        self.folder = recipe.folder
+        curriculum = assemble.read_tasks(recipe)
+        self.towers = assemble.build_towers(recipe)
+        specs = {m: t.spec for m, t in self.towers.items()}
+        collection = Collection.open(curriculum.items, specs, recipe.cache / "media", self._decoding)
+        self.curriculum = assemble.drop_broken(recipe, curriculum, collection.failed)
+        self.dropped = assemble.dropped(curriculum, collection.failed)
+        self.fingerprint = assemble.fingerprint(curriculum)
+        self.stage_keys = run_stages(recipe, self.curriculum.stages, self.towers, collection, self._stage_step)
+        still = [m for m, part in recipe.towers.items() if part.config.frozen]
+        self.source = collection
+        shown, self.collection = assemble.cached_towers(
+            self.towers, still, self.curriculum.items, collection, recipe.cache / "features"
+        )
+        tasks = self.curriculum.tasks
+        pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
+        self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))
+        self.book = Scorebook(recipe, self.curriculum, {m: t.class_names for m, t in self.towers.items()})
+        self.lessons = self._lessons()
+        self.trainable = self._count_trainable()
+        self.stop = False
+
+    def _decoding(self, done: int, total: int) -> None:
+        self.on_step("decoding", done, total)
+
+    def _stage_step(self, name: str, step: Step) -> None:
+        self.on_step(f"stage {name}", step.number, step.total)
+
+    def _lessons(self) -> list[tuple[Task, TaskConfig, StepBatches, TrainConfig, int]]:
+        """What is learned one after another: task, config, batches, settings, and tasks finished afterwards."""
+        loaders: list[Loader] = []
+        for task, cfg in self.curriculum.tasks:
+            loaders.append(
+                assemble.build_loader(self.recipe, task, cfg, self.collection, self.model, self.recipe.seed)
+            )
+        tasks = self.curriculum.tasks
+        if sequential(self.recipe.method):
+            return [(t, c, b, c.train, t.index) for (t, c), b in zip(tasks, loaders, strict=True)]
+        steps = sum(c.train.total(len(b)) for (_, c), b in zip(tasks, loaders, strict=True))
+        every = tuple(i for t, _ in tasks for i in t.train)
+        pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
+        joint = Task("joint", 1, every, (), (), pairs)
+        settings = tasks[0][1].train.model_copy(update={"steps": steps, "epochs": None, "stop": None})
+        return [(joint, tasks[0][1], Interleaved(loaders, self.recipe.seed), settings, len(tasks))]
+
+    def _count_trainable(self) -> int:
+        """Parameters that the first task trains, the method's own included."""
+        self.method.begin_task(self.model, self.lessons[0][0])
+        return sum(p.numel() for m in (self.model, self.method) for p in m.parameters() if p.requires_grad)
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the whole run."""
+        return sum(s.total(len(b)) for _, _, b, s, _ in self.lessons)
+
+    def go(self) -> Run:
+        """Train what is not trained yet. Raises Interrupted after SIGTERM, with everything saved."""
+        log = record.Log(self.folder / "log.jsonl")
+        state = self._resume(log)
+        record.begin(self)
+        started = time.monotonic() - state["seconds"]
+        with self._graceful():
+            if not self.book.rows:
+                self._score(0, log)
+            for number, lesson in enumerate(self.lessons):
+                if number < state["lesson"]:
+                    continue
+                resumed = state["trainer"] if number == state["lesson"] else None
+                self._learn(number, lesson, resumed, log, started)
+        record.finish(self, time.monotonic() - started)
+        return Run(self.folder, self.recipe, self.book.matrices())
+
+    def _learn(self, number: int, lesson: tuple, resumed: dict | None, log: record.Log, started: float) -> None:
+        task, _, batches, settings, after = lesson
+        self.method.begin_task(self.model, task)
+        if resumed is not None:
+            self._load_learner(resumed)
+        trainer = Trainer(
+            self.model,
+            self.method,
+            self.objective,
+            batches,
+            settings,
+            (self.recipe.seed, task.index),
+            self._validator(task),
+            self.recipe.workers,
+        )
+        if resumed is not None:
+            trainer.load_state_dict(resumed["trainer"])
+        begun = time.monotonic()
+        offset = sum(s.total(len(b)) for _, _, b, s, _ in self.lessons[:number])
+        for step in trainer.steps():
+            log.step(task, step)
+            self.on_step(task.name, offset + step.number, self.steps)
+            if self.stop or step.number % self.recipe.checkpoint_every == 0:
+                self._save(offset + step.number, number, trainer, log, started)
+            if self.stop:
+                raise Interrupted
+        record.warn_if_inert(log, task)
+        self.method.end_task(self.model, task, Clean(batches, torch.device(self.recipe.device)))
+        for index in range(1, after + 1) if task.name == "joint" else [task.index]:
+            self.model.store_heads(index)
+        log.write("task", index=task.index, name=task.name, steps=trainer.done, seconds=time.monotonic() - begun)
+        self._score(after, log)
+        self._save_encoder(after)
+        self._save(offset + trainer.total, number + 1, None, log, started)
+
+    def _score(self, after: int, log: record.Log) -> None:
+        self.on_step("evaluating", 0, 0)
+        row = self.book.add_row(after, self.embedder())
+        log.write("eval", after=after, scores=row)
+        self.book.write(self.folder)
+        if after == 0:
+            self._save_encoder(0)
+
+    def embedder(self) -> Embedder:
+        """The function that evaluators see, over the model as it is now."""
+        return Embedder(self.model, self.method, self.collection, self.towers, encoder=signature(self.model))
+
+    def _validator(self, task: Task) -> Callable[[], float] | None:
+        return (lambda: validation_score(task, self.embedder())) if task.valid else None
+
+    def _save(self, position: int, lesson: int, trainer: Trainer | None, log: record.Log, started: float) -> None:
+        state = {
+            "recipe": self.recipe.hash,
+            "fingerprint": self.fingerprint,
+            "lesson": lesson,
+            "seconds": time.monotonic() - started,
+            "log": log.size(),
+            "book": json.dumps(self.book.state()),
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "trainer": None if trainer is None else trainer.state_dict(),
+        }
+        checkpoint.save(self.folder / "checkpoints", position, state)
+
+    def _resume(self, log: record.Log) -> dict[str, Any]:
+        """The last checkpoint, taken in; or the state of a run that has not begun."""
+        kept = checkpoint.found(self.folder / "checkpoints")
+        if not kept:
+            log.cut(0)
+            return {"lesson": 0, "trainer": None, "seconds": 0.0}
+        state = checkpoint.load(kept[-1][1], self.recipe.hash)
+        if state["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{self.folder} was begun on other data (the items differ). Give data= the folder that it was begun "
+                "with, or out= another place for a new run."
+            )
+        log.cut(state["log"])
+        self.book.restore(json.loads(state["book"]))
+        self._load_learner(state)
+        return {**state, "trainer": state if state["trainer"] is not None else None}
+
+    def _load_learner(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+
+    def _save_encoder(self, after: int) -> None:
+        """The weights after a task, readable by anything that reads safetensors."""
+        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        if self.method.prompting:
+            state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        folder = self.folder / "encoders"
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = {m for s in self.recipe.stages for m in s.learn} - self.model.learn
+        if staged and after == 0:  # so that the folder can be moved: stages are in no checkpoint
+            assemble.save_towers(self.folder / "frozen.safetensors", {m: self.towers[m] for m in sorted(staged)})
+        partial = folder / f".after-{after}.tmp"
+        save_file({k: _plain(v) for k, v in state.items()}, partial)
+        partial.replace(folder / f"after-{after}.safetensors")
+
+    @contextmanager
+    def _graceful(self) -> Iterator[None]:
+        def ask(signum: int, frame: FrameType | None) -> None:
+            self.stop = True
+
+        try:
+            before = signal.signal(signal.SIGTERM, ask)
+        except ValueError:  # not in the main thread: nobody sends us signals there
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()

@@ -1,0 +1,172 @@
+"""Several runs of one recipe: every variant with every seed, on as many processes as asked, then a report."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from types import FrameType
+from typing import Any
+
+from polymnia import recipe as recipes
+from polymnia.recipe import Recipe
+from polymnia.report.page import write_report
+from polymnia.report.tables import Report
+from polymnia.runs.encoder import read_matrix
+from polymnia.runs.life import Run, Session
+from polymnia.types import UserError
+
+Progress = Callable[[str, str, int, int], None]  # run, what it does, done, of how many
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs and the report that compares them."""
+
+    runs: tuple[Run, ...]
+    report: Report
+
+
+def plan(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Recipe]:
+    """The runs that a recipe and overrides ask for."""
+    raw = recipes.read(recipe) if isinstance(recipe, (str, Path)) else dict(recipe)
+    origin = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
+    return recipes.expand(recipes.override(raw, overrides), origin)
+
+
+def single(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> Run:
+    """The one run that a recipe asks for. Raises UserError if it asks for several."""
+    planned = plan(recipe, overrides)
+    if len(planned) > 1:
+        variants = ", ".join(dict.fromkeys(r.variant for r in planned))
+        raise UserError(
+            f"this recipe asks for {len(planned)} runs: give only=NAME ({variants}) and seeds=N, or study()"
+        )
+    return one(planned[0])
+
+
+def one(recipe: Recipe, on_step: Callable[[str, int, int], None] = lambda *_: None) -> Run:
+    """A run: from its folder if it is finished, else trained from where it stopped."""
+    meta = recipe.folder / "meta.json"
+    if meta.exists() and json.loads(meta.read_text(encoding="utf-8"))["finished"]:
+        return Run(recipe.folder, recipe, read_matrix(recipe.folder))
+    return Session(recipe, on_step).go()
+
+
+def study(
+    recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], progress: Progress = lambda *_: None
+) -> Study:
+    """Every run of a recipe. What is finished is not done again; the report is written even where one run fails.
+
+    Raises UserError that names the runs that failed, after all others are done.
+    """
+    planned = plan(recipe, overrides)
+    jobs = min(planned[0].jobs, len(planned))
+    finished, failed = _all_here(planned, progress) if jobs == 1 else _spread(planned, jobs, progress)
+    folders = [r.folder for r in finished]
+    report = write_report(folders, planned[0].out / f"{planned[0].name}-report") if folders else None
+    if failed or report is None:
+        raise UserError("; ".join(f"{label(r)}: {why}" for r, why in failed))
+    return Study(tuple(finished), report)
+
+
+def label(recipe: Recipe) -> str:
+    return f"{recipe.variant or recipe.name} seed {recipe.seed}"
+
+
+def _all_here(planned: Sequence[Recipe], progress: Progress) -> tuple[list[Run], list[tuple[Recipe, str]]]:
+    runs, failed = [], []
+    for recipe in planned:
+        name = label(recipe)
+        try:
+            runs.append(one(recipe, lambda what, done, total, name=name: progress(name, what, done, total)))
+        except UserError as error:
+            failed.append((recipe, str(error)))
+        progress(name, "done", 1, 1)
+    return runs, failed
+
+
+def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[list[Run], list[tuple[Recipe, str]]]:
+    context = multiprocessing.get_context("spawn")
+    runs: list[Run] = []
+    failed: list[tuple[Recipe, str]] = []
+    queue = context.Queue()
+    over = threading.Event()
+    listener = threading.Thread(target=_listen, args=(queue, over, progress), daemon=True)
+    listener.start()
+    with (
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_adopt, initargs=(queue, list(sys.path))) as pool,
+        _forwarding(),
+    ):
+        futures = [(r, pool.submit(_child, r)) for r in planned]
+        try:
+            for recipe, future in futures:
+                try:
+                    future.result()
+                    runs.append(Run(recipe.folder, recipe, read_matrix(recipe.folder)))
+                except UserError as error:
+                    failed.append((recipe, str(error)))
+        except SystemExit:  # a child was asked to stop, and saved: the others too, and nothing new is begun
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            over.set()
+            listener.join()
+    return runs, failed
+
+
+@contextmanager
+def _forwarding() -> Iterator[None]:
+    """SIGTERM goes on to the runs, each of which saves and exits."""
+
+    def forward(signum: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    try:
+        before = signal.signal(signal.SIGTERM, forward)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_queue: Queue[tuple[str, str, int, int]] | None = None  # of this worker process
+
+
+def _adopt(queue: Queue[tuple[str, str, int, int]], path: list[str]) -> None:
+    """A worker's start: where its progress goes, and a user's own modules found as in the parent."""
+    global _queue
+    _queue = queue
+    sys.path[:] = path
+
+
+def _child(recipe: Recipe) -> None:
+    name = label(recipe)
+
+    def tell(what: str, done: int, total: int) -> None:
+        assert _queue is not None
+        _queue.put((name, what, done, total))
+
+    one(recipe, tell)
+    tell("done", 1, 1)
+
+
+def _listen(queue: Queue[tuple[str, str, int, int]], over: threading.Event, progress: Progress) -> None:
+    while not (over.is_set() and queue.empty()):
+        try:
+            progress(*queue.get(timeout=0.2))
+        except Empty:
+            continue

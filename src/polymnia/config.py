@@ -72,7 +72,7 @@ def find(layer: str, use: str) -> ModuleType:
         raise UserError(f"no '{use}' in {layer}; {nearest(use, names(layer))}; or a dotted name of your own module")
     try:
         found = importlib.import_module(use if dotted else f"polymnia.{layer}.{use}")
-    except ModuleNotFoundError as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:  # the last two: '.name' and 'name.'
         raise UserError(f"cannot import '{use}' for {layer}: {error}; is its folder on PYTHONPATH?") from error
     config = vars(found).get("Config")
     if not (isinstance(config, type) and issubclass(config, Frozen)):
@@ -91,19 +91,30 @@ def parse_part(layer: str, raw: Any) -> Part:
     settings = {k: v for k, v in raw.items() if k != "use"}
     config = find(layer, raw["use"]).Config
     try:
-        return Part(layer=layer, use=raw["use"], config=config(**settings))
+        return Part(layer=layer, use=raw["use"], config=config.model_validate(settings))
     except ValidationError as error:
         raise ValueError(f"in {layer} '{raw['use']}': {explain(error)}") from error
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error as one line a fault: the path to the key, then what is wrong with it."""
-    lines = []
-    for fault in error.errors():
-        path = ".".join(str(p) for p in fault["loc"])
+    """A validation error as one clause a fault: the path to the key, then what is wrong with it.
+
+    A fault that stands in several places (tasks inherit ``train:``) is told once, with its first path.
+    """
+    places: dict[str, list[str]] = {}
+    faults = error.errors()
+    for fault in faults:
+        if fault["type"] == "too_short" and any(f["loc"][:-1][: len(fault["loc"])] == fault["loc"] for f in faults):
+            continue  # entries that are wrong do not count as entries: telling both would mislead
         message = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{path}: {message}" if path else message)
-    return "; ".join(lines)
+        places.setdefault(message, []).append(".".join(str(p) for p in fault["loc"]))
+    return "; ".join(_clause(paths, message) for message, paths in places.items())
+
+
+def _clause(paths: list[str], message: str) -> str:
+    first = min(paths, key=lambda p: p.count("."))
+    more = f" (and in {len(paths) - 1} more places)" if len(paths) > 1 else ""
+    return f"{first}: {message}{more}" if first else message
 
 
 def _field(layer: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
-from polymnia.config import EvalPart, Frozen, MethodPart, TowerPart, explain
+from polymnia.config import EvalPart, Frozen, MethodPart, TowerPart, explain, nearest
 from polymnia.continual.objective import ObjectiveConfig
 from polymnia.data.tasks import TaskData
 from polymnia.models.heads import HeadConfig
@@ -21,6 +22,7 @@ from polymnia.types import Modality, UserError
 
 # Keys that say where and with what a run is done, not what its result is: they are no part of the hash.
 WHERE = {"data", "out", "cache", "device", "workers", "threads", "checkpoint_every", "variant", "title", "jobs"}
+STUDY = ("variants", "seeds", "only")  # keys of a file that asks for several runs
 
 
 class WatchConfig(TaskData):
@@ -87,11 +89,11 @@ class Recipe(Frozen):
         if not isinstance(raw, dict) or not isinstance(raw.get("train"), dict):
             return raw
         raw = copy.deepcopy(raw)
-        for kind in ("stages", "tasks"):
-            if isinstance(raw.get(kind), (list, tuple)):
-                for task in raw[kind]:
-                    if isinstance(task, dict):
-                        task["train"] = _merged_train(raw["train"], task.get("train") or {})
+        entries = [e for kind in ("stages", "tasks") if isinstance(raw.get(kind), (list, tuple)) for e in raw[kind]]
+        for task in (e for e in entries if isinstance(e, dict)):
+            task["train"] = _merged_train(raw["train"], task.get("train") or {})
+            if task.get("objective") is not None:
+                task["objective"] = merge(raw.get("objective") or {}, task["objective"])
         return raw
 
     @property
@@ -110,9 +112,11 @@ class Recipe(Frozen):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _merged_train(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _merged_train(base: dict[str, Any], own: Any) -> Any:
     base = dict(base)
-    if "steps" in own or "epochs" in own:  # a task that gives one does not inherit the other
+    if isinstance(own, dict) and (
+        "steps" in own or "epochs" in own
+    ):  # a task that gives one does not inherit the other
         base.pop("steps", None), base.pop("epochs", None)
     return merge(base, own)
 
@@ -138,9 +142,18 @@ def read(path: str | Path) -> dict[str, Any]:
     return raw
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 3e-4 as a string (it wants 3.0e-4); a person means the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -151,31 +164,31 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``raw`` with dotted keys set: ``train.lr``, ``tasks.0.train.steps``. New keys are checked later."""
+    """A copy of ``raw`` with dotted keys set: ``train.lr``, ``tasks.0.train.steps``, ``method.lwf.weight``.
+
+    An entry of a list is named by its place, its ``name`` or its ``use``. New keys are checked later.
+    """
     raw = copy.deepcopy(raw)
     for key, value in changes.items():
         at: Any = raw
-        *path, last = key.split(".")
+        *path, last = str(key).split(".")
         for part in path:
-            if isinstance(at, list):
-                at = at[_position(at, part, key)]
-            else:
-                if not isinstance(at.get(part), (dict, list)):
-                    at[part] = {}
-                at = at[part]
-        if isinstance(at, list):
-            at[_position(at, last, key)] = value
-        else:
-            at[last] = value
+            place = _position(at, part, key) if isinstance(at, list) else part
+            inner = at[place] if isinstance(at, list) else at.get(place)
+            if not isinstance(inner, (dict, list)):  # a part may be written as its bare name
+                at[place] = {"use": inner} if isinstance(inner, str) else {}
+            at = at[place]
+        at[_position(at, last, key) if isinstance(at, list) else last] = value
     return raw
 
 
 def _position(entries: list[Any], part: str, key: str) -> int:
-    """Where in a list ``part`` points: a number, or the ``name`` of an entry."""
-    for number, entry in enumerate(entries):
-        if part == str(number) or (isinstance(entry, dict) and entry.get("name") == part):
+    """Where in a list ``part`` points."""
+    known = [e.get("name", e.get("use")) if isinstance(e, dict) else e for e in entries]
+    for number, name in enumerate(known):
+        if part in (str(number), name):
             return number
-    raise UserError(f"{key}: no entry '{part}' in a list of {len(entries)}")
+    raise UserError(f"{key}: no entry '{part}' in a list of {len(entries)} ({', '.join(map(str, known))})")
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -186,48 +199,58 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"'{word}' is no key=value")
         try:
-            changes[key] = yaml.safe_load(value)
+            changes[key] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
-            raise UserError(f"'{word}': the value is no YAML: {error}") from error
-        if isinstance(changes[key], str):
-            changes[key] = _number(changes[key])
+            problem = " ".join(str(error).split())
+            raise UserError(f"'{word}': the value is no YAML: {problem}") from error
     return changes
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads 3e-4 as a string; a person means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def validate(raw: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """A recipe from plain data. Raises UserError that names the file, the path to the key, and the nearest key."""
     try:
-        return Recipe(**raw)
+        return Recipe.model_validate(dict(raw))
     except ValidationError as error:
         raise UserError(f"{origin}: {explain(error)}") from error
 
 
-def expand(raw: Mapping[str, Any], origin: str = "recipe") -> list[Recipe]:
+def expand(raw: Mapping[str, Any], origin: str = "recipe", changes: Mapping[str, Any] | None = None) -> list[Recipe]:
     """Every variant with every seed of a study: ``variants: {name: {dotted key: value}}``, ``seeds: [0, 1, 2]``.
 
-    ``only: [name]`` keeps some variants. A recipe without these keys is one run.
+    ``only: [name]`` keeps some variants. A recipe without these keys is one run. ``changes`` are dotted keys too:
+    they hold for every variant, over what the variant itself says.
     """
-    raw = dict(raw)
-    variants = raw.pop("variants", None) or {"": {}}
-    seeds = raw.pop("seeds", None)
-    only = raw.pop("only", None)
-    if only is not None:
-        chosen = [only] if isinstance(only, str) else list(only)
-        unknown = [n for n in chosen if n not in variants]
-        if unknown:
-            raise UserError(f"{origin}: no variant {', '.join(map(str, unknown))}; there are: {', '.join(variants)}")
-        variants = {n: variants[n] for n in chosen}
+    changes = dict(changes or {})
+    study = {k: changes.pop(k) for k in list(changes) if str(k).split(".")[0] in STUDY}
+    raw = override(dict(raw), study)
+    variants, seeds = _variants(raw, origin), raw.pop("seeds", None)
+    if "seed" in changes:
+        if "seeds" in study:
+            raise UserError(f"{origin}: give seed, or seeds")
+        seeds = [changes.pop("seed")]
+    if seeds is None:
+        seeds = [raw.get("seed", 0)]
+    seeds = list(seeds) if isinstance(seeds, (list, tuple)) else [seeds]
+    if not seeds or not variants:
+        raise UserError(f"{origin}: {'only' if seeds else 'seeds'} is empty, so there is nothing to run")
     recipes = []
-    for seed in [raw.get("seed", 0)] if seeds is None else [seeds] if isinstance(seeds, int) else seeds:
-        for name, changes in variants.items():
-            changed = override(raw, {**(changes or {}), "seed": seed})
+    for seed in seeds:
+        for name, own in variants.items():
+            changed = override(override(raw, own), {**changes, "seed": seed})
             recipes.append(validate({**changed, "variant": name}, f"{origin}, variant '{name}'" if name else origin))
     return recipes
+
+
+def _variants(raw: dict[str, Any], origin: str) -> dict[str, dict[str, Any]]:
+    """The variants that are wanted, taken out of ``raw``."""
+    variants, only = raw.pop("variants", None) or {"": {}}, raw.pop("only", None)
+    if not isinstance(variants, dict) or not all(isinstance(v or {}, dict) for v in variants.values()):
+        raise UserError(f"{origin}: variants must be {{name: {{dotted key: value}}}}")
+    variants = {str(n): v or {} for n, v in variants.items()}
+    if only is None:
+        return variants
+    chosen = [str(n) for n in only] if isinstance(only, (list, tuple)) else [str(only)]
+    unknown = [n for n in chosen if n not in variants]
+    if unknown:
+        raise UserError(f"{origin}: no variant {', '.join(unknown)}; {nearest(unknown[0], list(variants))}")
+    return {n: variants[n] for n in chosen}

@@ -24,8 +24,9 @@ class Memory(nn.Module):
     def __init__(self, model: Model, budget: int, seed: int, extra: int = 0):
         super().__init__()
         self.specs, self.seed = model.specs, seed
-        row = sum(_bytes(s) for s in self.specs.values()) + 4 * extra * len(self.specs)
-        self.capacity = budget // row
+        # A row costs its media, a flag and the extra numbers of each modality, its group and its task.
+        row = sum(_bytes(s) + 1 + 4 * extra for s in self.specs.values()) + 16
+        self.capacity = (budget - 8) // row
         if self.capacity < 2:
             raise UserError(f"a memory of {budget} bytes holds no two rows of {row} bytes; raise the budget")
         n = self.capacity

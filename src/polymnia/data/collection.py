@@ -71,7 +71,7 @@ class Collection:
         self.vectors[modality] = vectors
 
     def train_raw(self, item: Item, m: Modality, cfg: AugmentConfig, rng: np.random.Generator | None) -> Any:
-        """What a training row holds of an item: a crop, a caption, a picture, a vector. Unaugmented without ``rng``."""
+        """What a training row holds of an item: a crop, caption, picture or vector; unaugmented without ``rng``."""
         if m in self.vectors:
             rows = self.vectors[m].rows[item.id]
             return self.vectors[m].values[rows[0 if rng is None else int(rng.integers(len(rows)))]]

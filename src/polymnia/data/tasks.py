@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt, field_validator
 
 from polymnia.config import DatasetPart, Frozen, Part
-from polymnia.types import Item, Modality, Pair, Task, UserError
+from polymnia.types import Item, Modality, Pair, Source, Task, UserError
 
 
 class SplitConfig(Frozen):
@@ -36,32 +37,45 @@ class TaskData(Frozen):
 
 
 class Sets:
-    """Data sets, read once each, with ids made unique by the name of the set."""
+    """Data sets, read once each, with ids made unique by the name of the set.
+
+    The same thing in two sets (two choices of one folder) has one id; where one id would mean two things (two
+    manifests that both number from 1), the later set gets a number: ``manifest.2/1``.
+    """
 
     def __init__(self, root: Path):
         self.root = root
         self._read: dict[str, list[Item]] = {}
-        self._names: dict[str, str] = {}
+        self._known: dict[str, Mapping[Modality, Source]] = {}
 
     def items(self, part: Part) -> list[Item]:
         """The items of a data set, ids prefixed with its name. Raises UserError with what to point ``data=`` at."""
         key = repr(part.dump())
         if key not in self._read:
             config = part.config.model_copy(update={"root": self.root / part.config.root})
-            name = part.use.rpartition(".")[2]
             found = part.module.items(config)
-            self._read[key] = [_renamed(item, name) for item in found]
+            self._read[key] = self._named(part.use.rpartition(".")[2], found)
         return self._read[key]
+
+    def _named(self, name: str, found: Sequence[Item]) -> list[Item]:
+        for number in itertools.count(1):
+            named = [_renamed(item, name if number == 1 else f"{name}.{number}") for item in found]
+            if all(self._known.get(i.id, i.sources) == i.sources for i in named):
+                break
+        self._known |= {i.id: i.sources for i in named}
+        return named
 
 
 def _renamed(item: Item, name: str) -> Item:
     return Item(f"{name}/{item.id}", item.sources, item.group, item.topic, item.split, item.labels, item.fold)
 
 
-def build_tasks(configs: Sequence[TaskData], sets: Sets) -> list[tuple[Task, int]]:
+def build_tasks(configs: Sequence[TaskData], sets: Sets, learned: bool = True) -> list[tuple[Task, int]]:
     """Tasks in order, each with the position of the config it came from (a split gives several).
 
-    Raises UserError for a task without items, or whose training items have fewer than two groups.
+    Raises UserError for a task without items, two tasks of one name, a name in ``topics`` or ``split.order`` that no
+    item has, and, unless they are only watched and not ``learned``, a pair of modalities that fewer than two groups
+    of training items have.
     """
     built: list[tuple[Task, int]] = []
     for position, cfg in enumerate(configs):
@@ -72,7 +86,10 @@ def build_tasks(configs: Sequence[TaskData], sets: Sets) -> list[tuple[Task, int
             if missing:
                 raise UserError(f"task '{cfg.name}': no items of topic {', '.join(sorted(missing))}")
         for name, part_items in _split(cfg, items):
-            built.append((_task(name, len(built) + 1, cfg.pairs, part_items), position))
+            task = _task(name, len(built) + 1, cfg.pairs, part_items)
+            if learned:
+                _refuse_too_little(task)
+            built.append((task, position))
     names = [t.name for t, _ in built]
     for name in names:
         if names.count(name) > 1:
@@ -101,10 +118,16 @@ def _task(name: str, index: int, pairs: tuple[Pair, ...], items: Sequence[Item])
         if unique.setdefault(item.id, item).sources != item.sources:
             raise UserError(f"task '{name}': two different items are called '{item.id}'")
     of = {s: tuple(i for i in unique.values() if i.split == s) for s in ("train", "valid", "test")}
-    groups = {i.group for i in of["train"]}
-    if pairs and len(groups) < 2:
-        raise UserError(f"task '{name}' has {len(groups)} group(s) in training; contrast needs at least two")
     return Task(name, index, of["train"], of["valid"], of["test"], pairs)
+
+
+def _refuse_too_little(task: Task) -> None:
+    for a, b in task.pairs:
+        groups = {i.group for i in task.train if a in i.sources and b in i.sources}
+        if len(groups) < 2:
+            raise UserError(
+                f"task '{task.name}' has {len(groups)} group(s) with {a} and {b} in training; contrast needs at least two"
+            )
 
 
 def needed(task: Task, learn: Iterable[Modality]) -> tuple[Modality, ...]:

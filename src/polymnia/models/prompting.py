@@ -1,7 +1,5 @@
 """Where prompt tokens enter a transformer. The tokens themselves belong to methods."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -10,7 +8,7 @@ from polymnia.types import UserError
 
 
 def run_blocks(
-    blocks: Sequence[nn.Module],
+    blocks: nn.ModuleList,
     x: Float[Tensor, "b t w"],
     prompt: Float[Tensor, "b l p w"] | None = None,
     at: int = 0,

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from polymnia.config import Frozen
 from polymnia.continual.chain import Chain
@@ -22,9 +24,10 @@ from polymnia.data.tasks import Sets, TaskData, build_tasks, needed
 from polymnia.embed.cache import frozen_vectors
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
-from polymnia.models.towers.cached import Config as CachedConfig, Tower as Cached
+from polymnia.models.towers.cached import Config as CachedConfig
+from polymnia.models.towers.cached import Tower as Cached
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.types import MODALITIES, Item, Modality, Pair, Task, UserError
+from polymnia.types import MODALITIES, Captions, Item, Modality, Pair, Task, UserError
 
 
 @dataclass
@@ -45,16 +48,18 @@ def read_tasks(recipe: Recipe) -> Curriculum:
     """Items and tasks, before any medium is opened."""
     sets = Sets(recipe.data)
     built = build_tasks(recipe.tasks, sets)
-    stages = [_single(s, sets) for s in recipe.stages]
-    watch = [_single(w, sets) for w in recipe.watch]
+    stages = [_single(s, sets, True) for s in recipe.stages]
+    watch = [_single(w, sets, False) for w in recipe.watch]
     names = [t.name for t, _ in built] + [t.name for t in watch]
     if len(set(names)) < len(names):
         raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
     return Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch)
 
 
-def _single(cfg: TaskData, sets: Sets) -> Task:
-    return build_tasks([cfg], sets)[0][0]
+def _single(cfg: TaskData, sets: Sets, learned: bool) -> Task:
+    if cfg.split is not None:
+        raise UserError(f"'{cfg.name}': split makes several tasks, which only tasks: may be")
+    return build_tasks([cfg], sets, learned)[0][0]
 
 
 def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
@@ -78,11 +83,19 @@ def save_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
 
 
 def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
-    """The weights of those towers that the file holds."""
-    state = load_file(path)
+    """The weights of those towers that the file holds. Raises UserError for a damaged file."""
+    state = read_weights(path)
     for m in {k.split(".")[0] for k in state}:
         own = {k.removeprefix(f"{m}."): v for k, v in state.items() if k.startswith(f"{m}.")}
         towers[m].load_state_dict(own)  # type: ignore[index]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError for one that is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({error}): run `polymnia run` again") from error
 
 
 def rooted(config: Frozen, root: Path) -> Frozen:
@@ -115,10 +128,13 @@ def dropped(curriculum: Curriculum, failed: Mapping[str, str]) -> dict[str, dict
 
 
 def fingerprint(sequence: Curriculum) -> str:
-    """What the items of a sequence say and which they are; a run refuses to resume on other data."""
+    """What the items of a sequence say and which they are, wherever they lie; a run refuses other data than its own."""
     digest = hashlib.blake2b(digest_size=8)
     for item in sequence.items:
-        digest.update(json.dumps([item.id, item.group, item.topic, item.split]).encode())
+        text = item.sources.get("text")
+        captions = text.texts if isinstance(text, Captions) else ()
+        said = [item.id, item.group, item.topic, item.split, item.labels, item.fold, sorted(item.sources), captions]
+        digest.update(json.dumps(said).encode())
     return digest.hexdigest()
 
 
@@ -152,8 +168,17 @@ def build_learner(
     if any(c.train.channels_last for c in recipe.tasks):
         model.to(memory_format=torch.channels_last)
         method.to(memory_format=torch.channels_last)
-    device = torch.device(recipe.device)
+    device = find_device(recipe.device)
     return model.to(device), method.to(device), objective
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises UserError for one that is not there."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"device '{name}' cannot be used here: {reason}; give device=cpu") from error
 
 
 def build_loader(

@@ -30,7 +30,7 @@ PACKAGES = ("torch", "numpy", "transformers", "scikit-learn", "soundfile", "soxr
 
 
 class Log:
-    """``log.jsonl``: a JSON object a line. ``cut`` drops what was written behind the checkpoint that a run resumes from."""
+    """``log.jsonl``: a JSON object a line. ``cut`` drops what stands behind the checkpoint that a run resumes from."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -75,7 +75,7 @@ def warn_if_inert(log: Log, task: Task) -> None:
             log.write(
                 "warning",
                 message=f"{name} is inert on task '{task.name}': its gradient is {median:.2g} of the objective's "
-                f"(median of {len(values)} measurements, under {INERT}); set balance: {{target: 1.0}} or a larger scale",
+                f"(median of {len(values)} measurements, under {INERT}); set balance: {{target: 1.0}}",
             )
 
 

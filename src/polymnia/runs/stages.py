@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from filelock import FileLock
 
-from polymnia.version import __version__
 from polymnia.continual.chain import Chain
 from polymnia.continual.method import Setup
 from polymnia.continual.objective import Objective
@@ -23,6 +22,7 @@ from polymnia.recipe import Recipe, StageConfig
 from polymnia.runs.assemble import build_loader, cached_towers, load_towers, save_towers
 from polymnia.train.trainer import Step, Trainer
 from polymnia.types import Modality, Task, UserError
+from polymnia.version import __version__
 
 OnStep = Callable[[str, Step], None]
 

@@ -40,7 +40,7 @@ def plan(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -
     """The runs that a recipe and overrides ask for."""
     raw = recipes.read(recipe) if isinstance(recipe, (str, Path)) else dict(recipe)
     origin = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
-    return recipes.expand(recipes.override(raw, overrides), origin)
+    return recipes.expand(raw, origin, overrides)
 
 
 def single(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> Run:

@@ -38,8 +38,11 @@ def study(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     return run_study(recipe, overrides or {})
 
 
-def load(folder: str | Path, task: int | None = None) -> Encoder:
-    """The encoder of a run: after its last task, or after task number ``task`` (0: before the first)."""
+def load(folder: str | Path, task: int | None = None, data: str | Path | None = None) -> Encoder:
+    """The encoder of a run: after its last task, or after task number ``task`` (0: before the first).
+
+    ``data``: where the run's data folder is now, needed only if a frozen tower reads its own file from there.
+    """
     from polymnia.runs.encoder import load as load_encoder
 
-    return load_encoder(Path(folder), task)
+    return load_encoder(Path(folder), task, None if data is None else Path(data))

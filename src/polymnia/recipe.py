@@ -68,12 +68,12 @@ class Recipe(Frozen):
     heads: Mapping[Modality, HeadConfig] = {}
     dim: PositiveInt
     stages: tuple[StageConfig, ...] = ()
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    tasks: tuple[TaskConfig, ...] = ()
     watch: tuple[WatchConfig, ...] = ()
     method: tuple[MethodPart, ...] = ()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig
-    eval: tuple[EvalPart, ...] = ()
+    eval: tuple[EvalPart, ...] = Field(("retrieval",), validate_default=True)
     eval_split: Literal["test", "valid"] = "test"
     max_broken: float = Field(0.05, ge=0, le=1)
     examples: NonNegativeInt = 2  # queries a task and direction whose hits are kept for the report
@@ -95,6 +95,21 @@ class Recipe(Frozen):
             if task.get("objective") is not None:
                 task["objective"] = merge(raw.get("objective") or {}, task["objective"])
         return raw
+
+    @model_validator(mode="after")
+    def _tasks_align_pairs(self) -> Recipe:
+        for number, task in enumerate(self.tasks):
+            if not task.pairs:
+                raise ValueError(f"tasks.{number} ('{task.name}') has no pairs, as in pairs: [[audio, text]]")
+            if (task.objective or self.objective).kind == "tags":
+                raise ValueError(f"tasks.{number} ('{task.name}') has the objective tags, which is for stages")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Recipe:
+        if not self.tasks and not self.watch:
+            raise ValueError("a recipe needs tasks, or at least something to watch")
+        return self
 
     @property
     def hash(self) -> str:

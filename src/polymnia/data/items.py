@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from polymnia.config import Frozen
-from polymnia.types import Item, UserError
+from polymnia.types import Captions, Item, UserError
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]  # a caption with one {} in it
 
 
 class DatasetConfig(Frozen):
@@ -20,6 +26,11 @@ def require(path: Path, what: str) -> Path:
     if not path.exists():
         raise UserError(f"{what} not found: {path} does not exist. Point data=FOLDER at the folder that holds it.")
     return path
+
+
+def captions(templates: Sequence[str], phrase: str) -> Captions:
+    """The templates, filled with a phrase."""
+    return Captions(tuple(template.format(phrase) for template in templates))
 
 
 def check(items: Sequence[Item], what: str) -> list[Item]:

@@ -5,12 +5,9 @@ Every fault of a file (missing, empty, corrupt, NaN, a bomb) is a ``MediaError``
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +16,11 @@ import soxr
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
+from polymnia.data import idx
 from polymnia.types import AudioFile, ImageFile, UserError
 
 MAX_SECONDS = 4 * 3600.0  # of one read; longer recordings are read in stretches
 MAX_PIXELS = 1024**3 // 12  # 89 M, where Pillow itself begins to warn of a decompression bomb
-MAX_IDX_BYTES = 1 << 30
 RATES = (100, 10_000_000)  # Hz; a header that says otherwise is corrupt
 LOUDEST = 100.0  # a float file that peaks above this holds integers or garbage
 SLACK = 0.1  # seconds by which a stretch may overshoot the end: tables of segments are rounded
@@ -171,21 +168,25 @@ def decode_image(source: ImageFile, size: int, channels: int) -> UInt8[np.ndarra
 
     MediaError if it is missing, cut off, corrupt, above ``MAX_PIXELS``, or not in the IDX container.
     """
-    return fit_image(
-        _picture(source.path, size) if source.index is None else Image.fromarray(_idx_row(source)), size, channels
-    )
+    _check_channels(channels)
+    image = _picture(source.path, size) if source.index is None else Image.fromarray(_idx_row(source))
+    return fit_image(image, size, channels)
 
 
 def fit_image(image: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "c s s"]:
     """The centred square of a picture, resized (bicubic, antialiased), grey or RGB. UserError for other channels."""
-    if channels not in (1, 3):
-        raise UserError(f"channels is 1 (grey) or 3 (RGB), not {channels}")
+    _check_channels(channels)
     image = image.convert("L" if channels == 1 else "RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     # The box, not resize-then-crop: the short side of a 20,000 x 1 strip would be enlarged to a billion pixels.
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def _check_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise UserError(f"channels is 1 (grey) or 3 (RGB), not {channels}")
 
 
 def _picture(path: Path, size: int) -> Image.Image:
@@ -210,33 +211,9 @@ def _picture(path: Path, size: int) -> Image.Image:
 
 def _idx_row(source: ImageFile) -> UInt8[np.ndarray, "h w"]:
     _check_file(source.path)
-    stat = source.path.stat()
-    rows = _idx(source.path, stat.st_size, stat.st_mtime_ns)
+    rows = idx.pictures(source.path)
     if isinstance(rows, str):
         raise MediaError(source.path, rows)
     if source.index is None or not 0 <= source.index < len(rows):
         raise MediaError(source.path, f"has no row {source.index}: it holds {len(rows)}")
     return rows[source.index]
-
-
-@lru_cache(
-    maxsize=2
-)  # train and test; a broken container is remembered too, or each of its rows would unpack it again
-def _idx(path: Path, size: int, mtime_ns: int) -> UInt8[np.ndarray, "n h w"] | str:
-    """All rows of an IDX container of pictures, or what is wrong with it."""
-    try:
-        with path.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as file:
-            head = np.frombuffer(file.read(16), ">u4")
-            if len(head) < 4 or head[0] != 0x00000803 or not head[1:].all():
-                return "is not an IDX container of uint8 pictures (header 00 00 08 03, rows, height, width)"
-            n, h, w = (int(v) for v in head[1:])
-            if n * h * w > MAX_IDX_BYTES:
-                return f"claims {n} x {h} x {w} bytes, more than {MAX_IDX_BYTES:,}"
-            data = file.read(n * h * w + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        return f"not a readable IDX container: {error}"
-    if len(data) != n * h * w:
-        return f"claims {n} x {h} x {w} bytes, but holds {'more' if len(data) > n * h * w else len(data)}"
-    return np.frombuffer(data, np.uint8).reshape(n, h, w)

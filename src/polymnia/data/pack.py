@@ -7,14 +7,11 @@ The folder is written under another name, flushed to disk, and renamed: it exist
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +19,11 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Shaped
 
+from polymnia.data.disk import make_folder, read_json, sync_folder, write_json
 from polymnia.types import UserError
 
 FORMAT = 1
-DIGEST_BYTES = 16
-SETTLED_NS = 2_000_000_000  # a file changed later than this before hashing may change again within one clock tick
+KEY_BYTES = 16
 
 Progress = Callable[[int, int], None]
 
@@ -59,36 +56,6 @@ class Pack:
         return {**self.__dict__, "_data": None}  # a pickled memmap would be a copy of the whole file
 
 
-def digests(paths: Iterable[Path], folder: Path, workers: int = 2) -> dict[Path, str]:
-    """A digest of each file's content, remembered in ``folder`` by path, size and time of change.
-
-    A file that cannot be read has a digest that no content has, so that it is tried again once it can.
-    """
-    _make_folder(folder)
-    memo = _read_json(folder / "digests.json")
-    found: dict[Path, str] = {}
-    stale: dict[Path, list[int]] = {}
-    for path in dict.fromkeys(paths):
-        try:
-            stat = path.stat()
-        except OSError:
-            found[path] = f"unreadable {path}"
-            continue
-        known = memo.get(os.path.abspath(path))
-        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            found[path] = known[2]
-        else:
-            stale[path] = [stat.st_size, stat.st_mtime_ns]
-    with ThreadPoolExecutor(workers) as pool:
-        found.update(zip(stale, pool.map(_digest, stale), strict=True))
-    settled = time.time_ns() - SETTLED_NS
-    fresh = {os.path.abspath(p): [*stat, found[p]] for p, stat in stale.items() if stat[1] < settled}
-    if fresh:
-        with suppress(OSError), FileLock(folder / "digests.lock"):  # a cache that is read-only is still a cache
-            _write_json(folder / "digests.json", _read_json(folder / "digests.json") | fresh)  # others added theirs
-    return found
-
-
 def open_pack(
     folder: Path,
     kind: str,
@@ -107,8 +74,8 @@ def open_pack(
     for i, name in enumerate(names):
         jobs.setdefault(name, i)
     text = "\n".join([f"{FORMAT} {kind} {dtype}", *sorted(jobs)])
-    home = folder / hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()
-    _make_folder(folder)
+    home = folder / hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).hexdigest()
+    make_folder(folder)
     entries = _entries(home)
     if entries is None:
         try:
@@ -147,11 +114,11 @@ def _build(
                     progress(len(entries), len(jobs))
             file.flush()
             os.fsync(file.fileno())
-        _write_json(new / "index.json", {"bytes": size * np.dtype(dtype).itemsize, "entries": entries})
+        write_json(new / "index.json", {"bytes": size * np.dtype(dtype).itemsize, "entries": entries})
         if home.exists():
             shutil.rmtree(home)  # damaged, or it would have been used
         new.rename(home)
-        _sync_folder(home.parent)
+        sync_folder(home.parent)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -175,50 +142,8 @@ def _in_order(make: Callable[[int], Made], jobs: Iterable[int], workers: int) ->
 
 def _entries(home: Path) -> dict[str, tuple[int, int, str]] | None:
     """The index of a pack, or None if there is no whole pack."""
-    index = _read_json(home / "index.json")
+    index = read_json(home / "index.json")
     data = home / "data.bin"
     if not index or not data.is_file() or data.stat().st_size != index.get("bytes"):
         return None
     return {name: (offset, length, problem) for name, (offset, length, problem) in index["entries"].items()}
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
-    except OSError:
-        return f"unreadable {path}"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder} for decoded media: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one if there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    with new.open("w") as file:
-        json.dump(value, file, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

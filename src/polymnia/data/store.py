@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from polymnia.data.digest import digests
 from polymnia.data.media import MediaError, audio_length, audio_samples, decode_audio, decode_image
-from polymnia.data.pack import Made, Pack, Progress, digests, open_pack
+from polymnia.data.pack import Made, Pack, Progress, open_pack
 from polymnia.types import AudioFile, ImageFile
 
 SCALE = 32767

@@ -30,6 +30,13 @@ class TaskData(Frozen):
     topics: tuple[str, ...] = ()
     split: SplitConfig | None = None
 
+    @field_validator("pairs")
+    @classmethod
+    def _two_modalities_each(cls, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        if any(a == b for a, b in pairs):
+            raise ValueError("a pair is of two different modalities")
+        return pairs
+
     @field_validator("data", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
@@ -125,9 +132,8 @@ def _refuse_too_little(task: Task) -> None:
     for a, b in task.pairs:
         groups = {i.group for i in task.train if a in i.sources and b in i.sources}
         if len(groups) < 2:
-            raise UserError(
-                f"task '{task.name}' has {len(groups)} group(s) with {a} and {b} in training; contrast needs at least two"
-            )
+            have = f"{len(groups)} group(s) with {a} and {b} in training"
+            raise UserError(f"task '{task.name}' has {have}; contrast needs at least two")
 
 
 def needed(task: Task, learn: Iterable[Modality]) -> tuple[Modality, ...]:

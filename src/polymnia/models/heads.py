@@ -14,6 +14,7 @@ class HeadConfig(Frozen):
     """``identity`` (the tower speaks the joint space), ``linear``, or ``mlp``: in -> hidden -> dim with ReLU."""
 
     kind: Literal["identity", "linear", "mlp"] = "identity"
+    init: Literal["copy", "fresh"] = "copy"  # a new task's head: the last task's as it is, or drawn anew
     hidden: PositiveInt = 512
     dropout: float = 0.0
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymnia.models.heads import HeadConfig, build_head
+from polymnia.models.heads import HeadConfig, build_head, reset
 from polymnia.models.tower import AbstractTower
 from polymnia.types import MODALITIES, Modality, Pair, Spec, UserError
 
@@ -39,6 +39,7 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(
             {m: build_head(heads.get(m, HeadConfig()), towers[m].out_dim, dim, generator) for m in self.towers}
         )
+        self._head_configs, self._seed = {m: heads.get(m, HeadConfig()) for m in self.towers}, seed
         self.stored = nn.ModuleList(copy.deepcopy(self.heads) for _ in range(tasks))
         self.stored.requires_grad_(False)
         self.log_scale = nn.ParameterDict({_key(p): torch.tensor(1 / 0.07).log() for p in _pairs(self.towers)})
@@ -100,6 +101,12 @@ class Model(nn.Module):
         for m in self._still:
             self.towers[m].eval()  # batch-norm statistics of a frozen tower must not move
         return self
+
+    def renew_heads(self, task: int) -> None:
+        """Draw the heads anew whose config says so, before task number ``task`` (from 2 on)."""
+        for number, (m, cfg) in enumerate(self._head_configs.items()):
+            if cfg.init == "fresh":
+                reset(self.heads[m], torch.Generator().manual_seed((self._seed * 1009 + task) * 16 + number))
 
     def store_heads(self, task: int) -> None:
         """Keep the heads as they are after task number ``task`` (from 1)."""

@@ -128,7 +128,7 @@ def dropped(curriculum: Curriculum, failed: Mapping[str, str]) -> dict[str, dict
 
 
 def fingerprint(sequence: Curriculum) -> str:
-    """What the items of a sequence say and which they are, wherever they lie; a run refuses other data than its own."""
+    """Which items a sequence has and what they say, wherever they lie; a run refuses other data than its own."""
     digest = hashlib.blake2b(digest_size=8)
     for item in sequence.items:
         text = item.sources.get("text")
@@ -136,6 +136,14 @@ def fingerprint(sequence: Curriculum) -> str:
         said = [item.id, item.group, item.topic, item.split, item.labels, item.fold, sorted(item.sources), captions]
         digest.update(json.dumps(said).encode())
     return digest.hexdigest()
+
+
+def other_data(folder: Path) -> str:
+    """What to say when a run folder and the data at hand do not belong together."""
+    return (
+        f"{folder} was begun on other data (the items differ). Give data= the folder that it was begun with, "
+        "or out= another place for a new run."
+    )
 
 
 def cached_towers(

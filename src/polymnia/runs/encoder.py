@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 import yaml
 from jaxtyping import Float32
 from PIL import Image
-from safetensors.torch import load_file
 
-from polymnia.data.media import decode_audio, decode_image, fit_image
+from polymnia.config import Part
+from polymnia.continual.method import AbstractMethod
 from polymnia.embed.cache import signature
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
+from polymnia.runs.intake import clip, pixels, several
 from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError
 
 BATCH = 32
+DECODED = 128  # media held in memory at a time
 Vectors = Float32[np.ndarray, "n d"]
 
 
@@ -35,56 +37,60 @@ class Encoder:
     def __init__(
         self, recipe: Recipe, towers: dict[Modality, AbstractTower], state: dict[str, torch.Tensor], task: int
     ):
+        # A method that only trains (a teacher, a memory) is no part of the encoder.
+        recipe = recipe if any(map(_prompts, recipe.method)) else recipe.model_copy(update={"method": ()})
         self.recipe, self.task, self.dim = recipe, task, recipe.dim
         tasks = len({k.split(".")[2] for k in state if k.startswith("model.stored.")}) or 1
-        self.model, self.method, _ = assemble.build_learner(recipe, towers, (), tasks)
-        learned = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+        pairs = tuple(dict.fromkeys(p for t in recipe.tasks for p in t.pairs))
+        self.model, self.method, _ = assemble.build_learner(recipe, towers, pairs, tasks)
         # Weights of frozen towers are not in the state: they came from their own files, or from the run's stages.
-        missing, unexpected = self.model.load_state_dict(learned, strict=False)
+        missing, unexpected = _take(self.model, state, "model.")
         frozen = tuple(f"towers.{m}." for m in towers if m not in self.model.learn)
         lost = [k for k in missing if not k.startswith(frozen)]
+        if self.method.prompting:
+            for found, total in zip(_take(self.method, state, "method."), (lost, unexpected), strict=True):
+                total += found
         if lost or unexpected:
             raise UserError(f"these weights do not fit the recipe: {', '.join([*lost, *unexpected][:4])}")
-        if self.method.prompting:
-            self.method.load_state_dict(
-                {k.removeprefix("method."): v for k, v in state.items() if k.startswith("method.")}
-            )
         self.model.eval(), self.method.eval()
-        self.signature = signature(self.model)
+        whole = signature(self.model) + (signature(self.method) if self.method.prompting else "")
+        self.signature = hashlib.blake2b(whole.encode(), digest_size=12).hexdigest()
 
-    def encode_audio(self, sounds: Sequence[str | Path | np.ndarray], sample_rate: int | None = None) -> Vectors:
-        """Files, or mono arrays (samples,) / (samples, channels) with their ``sample_rate``. Unit rows.
+    def encode_audio(
+        self, sounds: Sequence[str | Path | AudioFile | np.ndarray], sample_rate: int | None = None
+    ) -> Vectors:
+        """Files, stretches of files, or arrays (samples,) / (samples, channels) with their ``sample_rate``. Unit rows.
 
         Raises UserError for arrays without a rate, and MediaError for files that cannot be decoded.
         """
         spec = self._spec("audio", AudioSpec)
-        clips = [_clip(s, sample_rate, spec) for s in _several(sounds)]
-        return self._encode("audio", clips, [len(c) for c in clips])
+        return self._chunks("audio", several(sounds), lambda s: clip(s, sample_rate, spec))
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Strings. Unit rows."""
-        found = _several(texts)
+        found = several(texts)
         for number, text in enumerate(found):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"text number {number} is empty or no string")
-        return self._encode("text", found, [0] * len(found))
+        return self._chunks("text", found, str)
 
-    def encode_image(self, images: Sequence[str | Path | Image.Image]) -> Vectors:
-        """Files or PIL images. Unit rows."""
+    def encode_image(self, images: Sequence[str | Path | ImageFile | Image.Image]) -> Vectors:
+        """Files, rows of an IDX container, or PIL images. Unit rows. Raises MediaError for what cannot be decoded."""
         spec = self._spec("image", ImageSpec)
-        pixels = [
-            fit_image(i, spec.size, spec.channels)
-            if isinstance(i, Image.Image)
-            else decode_image(ImageFile(Path(i)), spec.size, spec.channels)
-            for i in _several(images)
-        ]
-        return self._encode("image", pixels, [0] * len(pixels))
+        return self._chunks("image", several(images), lambda i: pixels(i, spec))
 
     def _spec(self, modality: Modality, kind: type) -> Any:
         spec = self.model.tower(modality).spec
         if not isinstance(spec, kind):
             raise UserError(f"the {modality} tower of this run takes {type(spec).__name__}, not media")
         return spec
+
+    def _chunks(self, modality: Modality, raw: list[Any], decode: Callable[[Any], Any]) -> Vectors:
+        done = [np.zeros((0, self.dim), dtype=np.float32)]
+        for first in range(0, len(raw), DECODED):
+            media = [decode(r) for r in raw[first : first + DECODED]]
+            done.append(self._encode(modality, media, [len(x) if modality == "audio" else 0 for x in media]))
+        return np.concatenate(done)
 
     @torch.no_grad()
     def _encode(self, modality: Modality, raw: list[Any], sizes: list[int]) -> Vectors:
@@ -100,43 +106,52 @@ class Encoder:
         return out
 
 
-def _several(values: Any) -> list[Any]:
-    return [values] if isinstance(values, (str, Path, np.ndarray, Image.Image)) else list(values)
+def _prompts(part: Part) -> bool:
+    return part.module.Method.features is not AbstractMethod.features
 
 
-def _clip(sound: str | Path | np.ndarray, rate: int | None, spec: AudioSpec) -> Float32[np.ndarray, " n"]:
-    """Mono at the tower's rate, padded to its least length, the middle of what is too long."""
-    if isinstance(sound, np.ndarray):
-        if rate is None:
-            raise UserError("encode_audio: arrays need their sample_rate")
-        wave = np.asarray(sound, dtype=np.float32)
-        wave = wave.mean(axis=1) if wave.ndim == 2 else wave
-        if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
-            raise UserError("encode_audio: an array must hold finite samples, shaped (n,) or (n, channels)")
-        wave = soxr.resample(wave, rate, spec.sample_rate, quality="HQ") if rate != spec.sample_rate else wave
-    else:
-        wave = decode_audio(AudioFile(Path(sound)), spec.sample_rate)
-    most = round(spec.max_seconds * spec.sample_rate)
-    first = max(0, len(wave) - most) // 2
-    wave = wave[first : first + most]
-    return np.pad(wave, (0, max(0, spec.samples - len(wave)))).astype(np.float32)
+def _take(module: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str) -> tuple[list[str], list[str]]:
+    """Load what stands under ``prefix``. Gives what was missing and what was too much; wrong shapes count as both."""
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    shapes = {k: v.shape for k, v in module.state_dict().items()}
+    wrong = [k for k, v in own.items() if k in shapes and v.shape != shapes[k]]
+    missing, unexpected = module.load_state_dict({k: v for k, v in own.items() if k not in wrong}, strict=False)
+    return list(missing), [*unexpected, *wrong]
 
 
-def load(folder: Path, task: int | None = None) -> Encoder:
-    """The encoder of a run folder, wherever it was moved to. Raises UserError if the run or the task is not there."""
+def load(folder: Path, task: int | None = None, data: Path | None = None) -> Encoder:
+    """The encoder of a run folder, wherever it was moved to.
+
+    ``data``: the folder that frozen towers read their own files from, if it is no longer the recipe's. Raises
+    UserError if the run or the task is not there, or its files are damaged.
+    """
     recipe = read_recipe(folder)
-    kept = sorted((folder / "encoders").glob("after-*.safetensors"), key=lambda p: int(p.stem.split("-")[1]))
-    if not kept:
+    kept = (folder / "encoders").glob("after-*.safetensors")
+    numbers = {int(p.stem.split("-")[1]): p for p in sorted(kept, key=lambda p: int(p.stem.split("-")[1]))}
+    if not numbers:
         raise UserError(f"{folder} has no finished task yet: run `polymnia run` on its recipe.yaml first")
-    numbers = {int(p.stem.split("-")[1]): p for p in kept}
     wanted = max(numbers) if task is None else task
     if wanted not in numbers:
         raise UserError(f"{folder}: no encoder after task {wanted}; there are {', '.join(map(str, numbers))}")
-    towers = assemble.build_towers(recipe)
     frozen = folder / "frozen.safetensors"
+    state = assemble.read_weights(numbers[wanted])
+    towers = assemble.build_towers(_here(recipe, data, frozen.exists()))
     if frozen.exists():
         assemble.load_towers(frozen, towers)
-    return Encoder(recipe, towers, load_file(numbers[wanted]), wanted)
+    return Encoder(_here(recipe, data, frozen.exists()), towers, state, wanted)
+
+
+def _here(recipe: Recipe, data: Path | None, staged: bool) -> Recipe:
+    """The recipe for use where we are: a device that is there, no files whose weights the run folder holds itself."""
+    learned = {m for s in recipe.stages for m in s.learn} if staged else set()
+    towers = {
+        m: part.model_copy(update={"config": part.config.model_copy(update={"checkpoint": None})})
+        if "checkpoint" in type(part.config).model_fields and (m in learned or not part.config.frozen)
+        else part
+        for m, part in recipe.towers.items()
+    }
+    device = "cpu" if recipe.device.startswith("cuda") and not torch.cuda.is_available() else recipe.device
+    return recipe.model_copy(update={"towers": towers, "device": device, "data": data or recipe.data})
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from polymnia.continual.chain import sequential
+from polymnia.continual.objective import Objective
 from polymnia.data.collection import Collection
 from polymnia.data.loader import Clean, Interleaved, Loader, StepBatches
 from polymnia.embed.cache import signature
@@ -80,6 +81,7 @@ class Session:
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
         self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))
         self.book = Scorebook(recipe, self.curriculum, {m: t.class_names for m, t in self.towers.items()})
+        self.sequential = sequential(recipe.method)
         self.lessons = self._lessons()
         self.trainable = self._count_trainable()
         self.stop = False
@@ -98,7 +100,7 @@ class Session:
                 assemble.build_loader(self.recipe, task, cfg, self.collection, self.model, self.recipe.seed)
             )
         tasks = self.curriculum.tasks
-        if sequential(self.recipe.method):
+        if self.sequential:
             return [(t, c, b, c.train, t.index) for (t, c), b in zip(tasks, loaders, strict=True)]
         steps = sum(c.train.total(len(b)) for (_, c), b in zip(tasks, loaders, strict=True))
         every = tuple(i for t, _ in tasks for i in t.train)
@@ -109,6 +111,8 @@ class Session:
 
     def _count_trainable(self) -> int:
         """Parameters that the first task trains, the method's own included."""
+        if not self.lessons:  # nothing to learn, only something to watch
+            return 0
         self.method.begin_task(self.model, self.lessons[0][0])
         return sum(p.numel() for m in (self.model, self.method) for p in m.parameters() if p.requires_grad)
 
@@ -135,14 +139,17 @@ class Session:
         return Run(self.folder, self.recipe, self.book.matrices())
 
     def _learn(self, number: int, lesson: tuple, resumed: dict | None, log: record.Log, started: float) -> None:
-        task, _, batches, settings, after = lesson
+        task, cfg, batches, settings, after = lesson
+        if number and resumed is None:
+            self.model.renew_heads(task.index)
         self.method.begin_task(self.model, task)
         if resumed is not None:
             self._load_learner(resumed)
+        own = cfg.objective if self.sequential else None
         trainer = Trainer(
             self.model,
             self.method,
-            self.objective,
+            self.objective if own is None else Objective(own, self.objective.pairs),
             batches,
             settings,
             (self.recipe.seed, task.index),
@@ -162,7 +169,7 @@ class Session:
                 raise Interrupted
         record.warn_if_inert(log, task)
         self.method.end_task(self.model, task, Clean(batches, torch.device(self.recipe.device)))
-        for index in range(1, after + 1) if task.name == "joint" else [task.index]:
+        for index in [task.index] if self.sequential else range(1, after + 1):
             self.model.store_heads(index)
         log.write("task", index=task.index, name=task.name, steps=trainer.done, seconds=time.monotonic() - begun)
         self._score(after, log)
@@ -206,10 +213,7 @@ class Session:
             return {"lesson": 0, "trainer": None, "seconds": 0.0}
         state = checkpoint.load(kept[-1][1], self.recipe.hash)
         if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"{self.folder} was begun on other data (the items differ). Give data= the folder that it was begun "
-                "with, or out= another place for a new run."
-            )
+            raise UserError(assemble.other_data(self.folder))
         log.cut(state["log"])
         self.book.restore(json.loads(state["book"]))
         self._load_learner(state)

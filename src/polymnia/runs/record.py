@@ -117,6 +117,7 @@ def _meta(session: Session) -> dict[str, Any]:
         "seconds": 0.0,
         "parameters": {"trainable": session.trainable, "total": sum(p.numel() for p in parameters)},
         "method": [p.dump() for p in recipe.method],
+        "fingerprint": session.fingerprint,
         "stages": session.stage_keys,
         "tasks": [_task_meta(session, t, list(c.score)) for t, c in session.curriculum.tasks],
         "watched": [t.name for t in session.curriculum.watch],

@@ -21,6 +21,7 @@ from polymnia import recipe as recipes
 from polymnia.recipe import Recipe
 from polymnia.report.page import write_report
 from polymnia.report.tables import Report
+from polymnia.runs import assemble
 from polymnia.runs.encoder import read_matrix
 from polymnia.runs.life import Run, Session
 from polymnia.types import UserError
@@ -55,11 +56,19 @@ def single(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any])
 
 
 def one(recipe: Recipe, on_step: Callable[[str, int, int], None] = lambda *_: None) -> Run:
-    """A run: from its folder if it is finished, else trained from where it stopped."""
-    meta = recipe.folder / "meta.json"
-    if meta.exists() and json.loads(meta.read_text(encoding="utf-8"))["finished"]:
-        return Run(recipe.folder, recipe, read_matrix(recipe.folder))
-    return Session(recipe, on_step).go()
+    """A run: from its folder if it is finished, else trained from where it stopped.
+
+    Raises UserError where the folder belongs to other data than there is now.
+    """
+    path = recipe.folder / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finished": None}
+    if not meta["finished"]:
+        return Session(recipe, on_step).go()
+    if recipe.data.exists():  # data that is gone is no reason to refuse a result
+        fingerprint = assemble.fingerprint(assemble.read_tasks(recipe))
+        if meta.get("fingerprint", fingerprint) != fingerprint:
+            raise UserError(assemble.other_data(recipe.folder))
+    return Run(recipe.folder, recipe, read_matrix(recipe.folder))
 
 
 def study(

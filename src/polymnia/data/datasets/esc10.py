@@ -16,13 +16,12 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from polymnia.config import nearest
-from polymnia.data.items import DatasetConfig, check, require
-from polymnia.types import AudioFile, Captions, Item, Split, UserError
+from polymnia.data.items import DatasetConfig, Template, captions, check, require
+from polymnia.types import AudioFile, Item, Split, UserError
 
 COLUMNS = ("file", "fold", "target", "category")
 PHRASES = {
@@ -39,7 +38,6 @@ PHRASES = {
 }
 PLACE = re.compile(r"(?P<class>\d{3}) - (?P<name>[^/]+)/(?P<fold>\d)-[^/]+\.ogg")
 Row = tuple[str, int, int, str]  # file, fold, target, category
-Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
 class Config(DatasetConfig):
@@ -116,7 +114,7 @@ def _item(cfg: Config, file: str, fold: int, category: str) -> Item:
         id=Path(file).stem,
         sources={
             "audio": AudioFile(cfg.root / file),
-            "text": Captions(tuple(template.format(phrase) for template in cfg.templates)),
+            "text": captions(cfg.templates, phrase),
         },
         group=category,
         topic=category,

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from polymnia.data.items import DatasetConfig, check, require
-from polymnia.types import AudioFile, Captions, Item, Split, UserError
+from polymnia.data.items import DIGITS, DatasetConfig, Template, captions, check, require
+from polymnia.types import AudioFile, Item, Split, UserError
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST_TAKES = range(5)
 NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
-Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
 class Config(DatasetConfig):
@@ -67,13 +64,13 @@ def _parse(path: Path) -> tuple[int, str, int]:
 
 
 def _item(cfg: Config, path: Path, digit: int, take: int) -> Item:
-    word = WORDS[digit]
+    word = DIGITS[digit]
     split: Split = "test" if take in TEST_TAKES else "valid" if take in cfg.valid_takes else "train"
     return Item(
         id=path.stem,
         sources={
             "audio": AudioFile(path),
-            "text": Captions(tuple(template.format(word) for template in cfg.templates)),
+            "text": captions(cfg.templates, word),
         },
         group=word,
         topic=word,

@@ -19,21 +19,17 @@ drawn by a hash of the group: a row keeps its split when others come and go, and
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import Field, model_validator
 
 from polymnia.config import nearest
 from polymnia.data.items import DatasetConfig, check, require
+from polymnia.data.table import Row, read
 from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, Split, UserError
 
 COLUMNS = ("id", *MODALITIES, "text_2", "group", "topic", "split", "labels", "start", "seconds")
@@ -54,40 +50,13 @@ class Config(DatasetConfig):
         return self
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The cells of a row that are there; ``where`` names the file and the line."""
-
-    where: str
-    cells: dict[str, Any]
-
-    def fault(self, what: str) -> UserError:
-        return UserError(f"{self.where}: {what}")
-
-    def word(self, key: str) -> str:
-        value = self.cells.get(key, "")
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            raise self.fault(f"{key} must be a text, not {value!r}")
-        return str(value).strip()
-
-    def number(self, key: str) -> float | None:
-        value = self.cells.get(key, "")
-        try:
-            number = None if value == "" else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if number is not None and (not math.isfinite(number) or number < 0 or (key == "seconds" and number == 0)):
-            raise self.fault(f"{key} must be a number of seconds, not {value!r}")
-        return number
-
-
 def items(cfg: Config) -> list[Item]:
     """One item a row, in the order of the table; media files that are missing are found out when they are loaded.
 
     Raises UserError, naming file and line, for a table that cannot be read or a row that breaks the layout.
     """
     table = require(require(cfg.root, "the folder of the collection") / cfg.file, "the manifest")
-    rows = _read(table)
+    rows = read(table, _check_columns)
     has_split = any("split" in row.cells for row in rows)
     if has_split and (cfg.test_share or cfg.valid_share):
         raise UserError(f"{table} has a column 'split': leave out test_share and valid_share, or the column")
@@ -103,53 +72,7 @@ def items(cfg: Config) -> list[Item]:
     return check(found, str(table))
 
 
-def _read(table: Path) -> list[_Row]:
-    raw = table.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{table}, line {line}: not UTF-8 ({error.reason}); save the table as UTF-8") from error
-    readers = {".csv": _csv, ".jsonl": _jsonl}
-    if table.suffix.lower() not in readers:
-        raise UserError(f"{table}: the name of a manifest ends in {' or '.join(readers)}")
-    return list(readers[table.suffix.lower()](table, text))
-
-
-def _csv(table: Path, text: str) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] = []
-    try:
-        for cells in reader:
-            row = _Row(f"{table}, line {reader.line_num}", {})
-            if not columns:
-                columns = [name.strip() for name in cells]
-                _check_columns(row, columns)
-            elif cells:  # a blank line is no row
-                if len(cells) != len(columns):
-                    raise row.fault(f"{len(cells)} cells for {len(columns)} columns; quote a text that has commas")
-                yield _Row(row.where, dict(zip(columns, cells, strict=True)))
-    except csv.Error as error:
-        raise UserError(f"{table}, line {reader.line_num}: {error}") from error
-
-
-def _jsonl(table: Path, text: str) -> Iterator[_Row]:
-    # not splitlines: a JSON string may hold the line separators of Unicode as they are
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        row = _Row(f"{table}, line {number}", {})
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise row.fault(f"malformed JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(cells, dict):
-            raise row.fault("a line must be one JSON object, {...}")
-        _check_columns(row, list(cells))
-        yield _Row(row.where, {key: value for key, value in cells.items() if value is not None})
-
-
-def _check_columns(row: _Row, columns: Sequence[str]) -> None:
+def _check_columns(row: Row, columns: Sequence[str]) -> None:
     there = f"there are: {', '.join(columns) or 'none'}"
     if "id" not in columns:
         raise row.fault(f"the required column 'id' is missing; {there}")
@@ -162,7 +85,7 @@ def _check_columns(row: _Row, columns: Sequence[str]) -> None:
         raise row.fault(f"a column stands there twice; {there}")
 
 
-def _item(cfg: Config, row: _Row, folder: Path, has_split: bool) -> Item:
+def _item(cfg: Config, row: Row, folder: Path, has_split: bool) -> Item:
     name = row.word("id")
     if not name:
         raise row.fault("empty id")
@@ -174,8 +97,8 @@ def _item(cfg: Config, row: _Row, folder: Path, has_split: bool) -> Item:
     return Item(name, sources, group, topic=row.word("topic"), split=split, labels=_labels(row))
 
 
-def _sources(row: _Row, folder: Path) -> dict[Modality, Source]:
-    start, seconds = row.number("start"), row.number("seconds")
+def _sources(row: Row, folder: Path) -> dict[Modality, Source]:
+    start, seconds = row.seconds("start"), row.seconds("seconds", zero=False)
     sources: dict[Modality, Source] = {}
     if row.word("audio"):
         sources["audio"] = AudioFile(_inside(row, folder, "audio"), start or 0.0, seconds)
@@ -190,7 +113,7 @@ def _sources(row: _Row, folder: Path) -> dict[Modality, Source]:
     return sources
 
 
-def _inside(row: _Row, folder: Path, key: str) -> Path:
+def _inside(row: Row, folder: Path, key: str) -> Path:
     path = folder / row.word(key)
     try:
         inside = path.resolve().is_relative_to(folder)
@@ -202,7 +125,7 @@ def _inside(row: _Row, folder: Path, key: str) -> Path:
     return path
 
 
-def _captions(row: _Row) -> tuple[str, ...]:
+def _captions(row: Row) -> tuple[str, ...]:
     first = row.cells.get("text", [])
     further = sorted((key for key in row.cells if CAPTION.fullmatch(key) and key != "text"), key=lambda k: int(k[5:]))
     texts = [*(first if isinstance(first, list) else [first]), *(row.cells[k] for k in further if row.cells[k] != "")]
@@ -213,7 +136,7 @@ def _captions(row: _Row) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts)
 
 
-def _labels(row: _Row) -> tuple[str, ...]:
+def _labels(row: Row) -> tuple[str, ...]:
     value = row.cells.get("labels", "")
     parts = value if isinstance(value, list) else row.word("labels").split(";")
     if not all(isinstance(part, str) for part in parts):

@@ -9,22 +9,19 @@ its rows: ``train`` rows, then ``valid`` rows, and the rest is the test set.
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+from jaxtyping import UInt8
 from pydantic import Field
 
-from polymnia.data.items import DatasetConfig, check, require
-from polymnia.types import Captions, ImageFile, Item, Split, UserError
+from polymnia.data import idx
+from polymnia.data.items import DIGITS, DatasetConfig, Template, captions, check, require
+from polymnia.types import ImageFile, Item, Split, UserError
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
-Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 
 class Config(DatasetConfig):
@@ -46,16 +43,15 @@ def items(cfg: Config) -> list[Item]:
     """
     root = require(cfg.root, "the MNIST folder")
     images, labels = _locate(root, cfg.prefix, IMAGES), _locate(root, cfg.prefix, LABELS)
-    count, _ = _idx(images, dims=3)
-    lines, digits = _idx(labels, dims=1)
-    if count != lines:
-        raise UserError(f"{images} has {count} pictures but {labels} has {lines} labels: not of one pair")
+    count, digits = len(_idx(images, dims=3)), _idx(labels, dims=1)
+    if count != len(digits):
+        raise UserError(f"{images} has {count} pictures but {labels} has {len(digits)} labels: not of one pair")
     if cfg.train + cfg.valid > count:
         raise UserError(
             f"train + valid is {cfg.train + cfg.valid}, but {images} has only {count} pictures; ask for less"
         )
     splits = _splits(cfg, count)
-    return check([_item(cfg, images, i, digits[i], splits[i], labels) for i in range(count)], f"MNIST at {root}")
+    return check([_item(cfg, images, i, int(digits[i]), splits[i], labels) for i in range(count)], f"MNIST at {root}")
 
 
 def _locate(root: Path, prefix: str, kind: str) -> Path:
@@ -71,20 +67,11 @@ def _locate(root: Path, prefix: str, kind: str) -> Path:
     )
 
 
-def _idx(path: Path, dims: int) -> tuple[int, bytes]:
-    """The number of rows of an IDX container, and their bytes."""
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    head = 4 + 4 * dims
-    if len(raw) < head or raw[:4] != bytes((0, 0, 8, dims)):  # 8: unsigned bytes
-        raise UserError(f"{path} is no IDX file of bytes in {dims} dimension(s): it starts with {raw[:4].hex(' ')}")
-    count, *shape = struct.unpack(f">{dims}I", raw[4:head])
-    announced = count * math.prod(shape)
-    if len(raw) - head != announced:
-        raise UserError(f"{path} announces {announced} bytes but holds {len(raw) - head}; download it again")
-    return count, raw[head:]
+def _idx(path: Path, dims: int) -> UInt8[np.ndarray, "..."]:
+    found = idx.read(path, dims)
+    if isinstance(found, str):
+        raise UserError(f"{path} {found}; download it again")
+    return found
 
 
 def _splits(cfg: Config, count: int) -> list[Split]:
@@ -97,14 +84,14 @@ def _splits(cfg: Config, count: int) -> list[Split]:
 
 
 def _item(cfg: Config, images: Path, index: int, digit: int, split: Split, labels: Path) -> Item:
-    if digit >= len(WORDS):
+    if digit >= len(DIGITS):
         raise UserError(f"{labels}, row {index}: label {digit} is not a digit")
-    word = WORDS[digit]
+    word = DIGITS[digit]
     return Item(
         id=f"{cfg.prefix}-{index:05d}",
         sources={
             "image": ImageFile(images, index),
-            "text": Captions(tuple(template.format(word) for template in cfg.templates)),
+            "text": captions(cfg.templates, word),
         },
         group=word,
         topic=word,

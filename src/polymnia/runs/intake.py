@@ -1,0 +1,58 @@
+"""What an encoder is given, as its towers eat it: files, stretches of files, arrays, pictures in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from polymnia.data.media import LOUDEST, decode_audio, decode_image, fit_image
+from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, UserError
+
+
+def several(values: Any) -> list[Any]:
+    """What was given, as a list: one thing alone, or several."""
+    single = (str, Path, np.ndarray, Image.Image, AudioFile, ImageFile)
+    return [values] if isinstance(values, single) else list(values)
+
+
+def pixels(image: str | Path | ImageFile | Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "c s s"]:
+    """A picture as the tower eats it. Raises MediaError for a file that cannot be read."""
+    if isinstance(image, Image.Image):
+        return fit_image(image, spec.size, spec.channels)
+    source = image if isinstance(image, ImageFile) else ImageFile(Path(image))
+    return decode_image(source, spec.size, spec.channels)
+
+
+def clip(sound: str | Path | AudioFile | np.ndarray, rate: int | None, spec: AudioSpec) -> Float32[np.ndarray, " n"]:
+    """Mono at the tower's rate, padded to its least length, the middle of what is too long.
+
+    Raises MediaError for a file that cannot be read, UserError for an array that is no sound.
+    """
+    if isinstance(sound, np.ndarray):
+        wave = _mono(sound, rate)
+        wave = soxr.resample(wave, rate, spec.sample_rate, quality="HQ") if rate != spec.sample_rate else wave
+    else:
+        source = sound if isinstance(sound, AudioFile) else AudioFile(Path(sound))
+        wave = decode_audio(source, spec.sample_rate)
+    most = round(spec.max_seconds * spec.sample_rate)
+    first = max(0, len(wave) - most) // 2
+    wave = np.clip(wave[first : first + most], -1.0, 1.0)
+    return np.pad(wave, (0, max(0, spec.samples - len(wave)))).astype(np.float32)
+
+
+def _mono(array: np.ndarray, rate: int | None) -> Float32[np.ndarray, " n"]:
+    if rate is None or rate <= 0:
+        raise UserError("encode_audio: arrays need their sample_rate")
+    if array.ndim == 2 and array.shape[1] > array.shape[0]:
+        raise UserError(f"encode_audio: an array of shape {array.shape} looks transposed; give (samples, channels)")
+    whole = np.iinfo(array.dtype).max + 1 if np.issubdtype(array.dtype, np.signedinteger) else 1
+    wave = np.asarray(array, dtype=np.float32) / np.float32(whole)
+    wave = wave.mean(axis=1) if wave.ndim == 2 else wave
+    if wave.ndim != 1 or not len(wave) or not np.abs(wave).max() <= LOUDEST:  # so written that NaN fails too
+        raise UserError("encode_audio: an array must hold finite samples around [-1, 1], (n,) or (n, channels)")
+    return wave

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -121,6 +121,32 @@ def report(
     written = write_report(runs, out)
     print_table(written, Console())
     typer.echo(f"report: {written.html}")
+
+
+@app.command()
+def search(
+    run: RunFolder,
+    query: Annotated[str, typer.Argument(help="a text, or the path of a recording or a picture")],
+    k: Annotated[int, typer.Option("-k", min=1, help="how many hits")] = 10,
+    modality: Annotated[
+        Literal["audio", "image", "text"] | None, typer.Option("--in", help="what to search in [default: audio]")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="the encoder after so many tasks [default: the last]")] = None,
+    data: Annotated[Path | None, typer.Option(help="the run's data folder, if it was moved")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Search the test items of a run with its own encoder, by text, sound or picture."""
+    import json
+    from dataclasses import asdict
+
+    from polymnia.runs.search import print_hits
+    from polymnia.runs.search import search as find
+
+    hits = find(run, query, modality, k, task, data)
+    if as_json:
+        typer.echo(json.dumps([asdict(h) for h in hits], indent=1, ensure_ascii=False))
+    else:
+        print_hits(hits)
 
 
 @app.command()

@@ -223,9 +223,9 @@ def test_mnist_refuses_files_that_do_not_go_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda raw: raw[:-1], "announces 12 bytes but holds 11"),
-        (lambda raw: b"<!DOCTYPE html>" + raw, "is no IDX file"),
-        (lambda raw: raw[:7], "is no IDX file"),
+        (lambda raw: raw[:-1], "claims 2 x 2 x 3 bytes, but holds 11; download it again"),
+        (lambda raw: b"<!DOCTYPE html>" + raw, "is not an IDX container"),
+        (lambda raw: raw[:7], "is not an IDX container"),
     ],
 )
 def test_mnist_refuses_a_damaged_file(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:

@@ -131,6 +131,7 @@ def test_a_fault_in_a_csv_table_is_named_with_file_and_line(tmp_path: Path, text
         ({"id": ["a"], "text": "x"}, "line 2: id must be a text"),
         ({"id": "a", "text": "x", "labels": [1]}, "line 2: labels must be texts"),
         ({"id": "a", "audio": "a.wav", "start": [1]}, "line 2: start must be a number"),
+        ({"id": "a", "audio": "a.wav", "start": 10**400}, "line 2: start must be a number"),
     ],
 )
 def test_a_fault_in_a_json_line_is_named_with_file_and_line(

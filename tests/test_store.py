@@ -1,50 +1,25 @@
-"""Stores: decoded once, found again by content, whole or not there at all, however many processes build at once."""
+"""Stores: decoded once, found again by content; what failed is listed, and what is long is read from its file."""
 
 import gzip
-import json
-import multiprocessing
-import os
 import pickle
 import struct
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from clips import packs, recordings
 from PIL import Image
+from real import DATA, needs_data
 
-from polymnia.data import pack, store
-from polymnia.data.media import MediaError, decode_audio, decode_image
-from polymnia.data.pack import Made, digests, open_pack
+from polymnia.data import store
+from polymnia.data.media import MediaError, decode_image
 from polymnia.data.store import open_audio_store, open_image_store
-from polymnia.types import AudioFile, ImageFile, UserError
-
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.exists(), reason="the real data sets are not beside this checkout")
+from polymnia.types import AudioFile, ImageFile
 
 
 @pytest.fixture
 def sources(tmp_path):
-    """Six recordings of 0.1 to 0.6 seconds: integers, so that 16 bits hold them exactly."""
-    rng = np.random.default_rng(0)
-    found = []
-    for i in range(6):
-        path = tmp_path / f"{i}.wav"
-        soundfile.write(path, rng.integers(-30000, 30000, 1600 * (i + 1)).astype(np.int16), 16000)
-        found.append(AudioFile(path))
-    return found
-
-
-def packs(folder):
-    return sorted(p.name for p in folder.iterdir() if p.is_dir())
-
-
-def age(path):
-    """Make a file look as if it had not been touched for a minute, so that its digest is remembered."""
-    past = time.time_ns() - 60_000_000_000
-    os.utime(path, ns=(past, past))
+    return recordings(tmp_path)
 
 
 def test_what_is_read_is_what_decoding_gives_to_sixteen_bits(tmp_path, sources):
@@ -179,134 +154,6 @@ def test_a_pickled_store_is_small_and_opens_again(tmp_path, sources):
     data = pickle.dumps(opened)
     assert len(data) < 3000 < opened.length(5) * 2
     np.testing.assert_array_equal(pickle.loads(data).read(5), opened.read(5))
-
-
-def test_the_digest_of_an_unchanged_file_is_not_computed_twice(tmp_path, sources, monkeypatch):
-    paths = [s.path for s in sources]
-    for path in paths[:5]:
-        age(path)
-    first = digests(paths, tmp_path / "cache")
-    hashed = []
-    monkeypatch.setattr(pack, "_digest", lambda p: hashed.append(p) or "new")
-    second = digests(paths, tmp_path / "cache")
-    assert hashed == paths[5:]  # too young: it might change again within one tick of the clock
-    assert [second[p] for p in paths[:5]] == [first[p] for p in paths[:5]]
-    os.utime(paths[0])
-    assert digests(paths[:2], tmp_path / "cache") == {paths[0]: "new", paths[1]: first[paths[1]]}
-
-
-def test_a_damaged_memo_of_digests_is_no_harm(tmp_path, sources):
-    age(sources[0].path)
-    first = digests([sources[0].path], tmp_path / "cache")
-    for text in ("", "{", "[1]", "\x00"):
-        (tmp_path / "cache" / "digests.json").write_text(text)
-        assert digests([sources[0].path], tmp_path / "cache") == first
-
-
-def test_many_threads_keep_each_others_digests(tmp_path):
-    paths = [tmp_path / f"{i}.bin" for i in range(24)]
-    for i, path in enumerate(paths):
-        path.write_bytes(bytes([i]))
-        age(path)
-    threads = [threading.Thread(target=digests, args=(paths[i::8], tmp_path / "cache")) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert len(json.loads((tmp_path / "cache" / "digests.json").read_text())) == 24
-
-
-def build(sources, folder, gate, answers):
-    """What each of two processes does; ``gate`` lets both begin at once."""
-    steps = []
-    gate.wait(60)
-    opened = open_audio_store(sources, 8000, folder, progress=lambda *at: (steps.append(at), time.sleep(0.05)))
-    answers.put((len(steps), [float(np.abs(opened.read(i)).sum()) for i in range(len(sources))]))
-
-
-def test_two_processes_that_build_at_once_make_one_pack(tmp_path, sources):
-    context = multiprocessing.get_context("spawn")
-    gate, answers = context.Barrier(2), context.Queue()
-    both = [context.Process(target=build, args=(sources, tmp_path / "cache", gate, answers)) for _ in range(2)]
-    for process in both:
-        process.start()
-    (steps, sums), (others, same) = answers.get(timeout=120), answers.get(timeout=120)
-    for process in both:
-        process.join(60)
-        assert process.exitcode == 0
-    answers.close()
-    answers.join_thread()
-    assert sorted([steps, others]) == [0, 6]  # one built, the other waited
-    assert sums == same == [pytest.approx(float(np.abs(decode_audio(s, 8000)).sum()), rel=1e-3) for s in sources]
-    assert len(packs(tmp_path / "cache")) == 1
-
-
-def die(sources, folder):
-    """Build, and be gone at the third recording, as by kill -9."""
-    open_audio_store(sources, 8000, folder, progress=lambda done, _: os._exit(9) if done == 3 else None)
-
-
-def test_a_killed_build_leaves_nothing_that_is_taken_for_a_pack(tmp_path, sources):
-    process = multiprocessing.get_context("spawn").Process(target=die, args=(sources, tmp_path / "cache"))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 9
-    (left,) = packs(tmp_path / "cache")
-    assert ".tmp-" in left
-    opened = open_audio_store(sources, 8000, tmp_path / "cache")
-    assert opened.length(5) == 4800
-    assert packs(tmp_path / "cache") == [left.split(".tmp-")[0]]
-
-
-def test_an_interrupted_build_cleans_up_behind_itself(tmp_path, sources):
-    def stop(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        open_audio_store(sources, 8000, tmp_path / "cache", progress=stop)
-    assert packs(tmp_path / "cache") == []
-
-
-@pytest.mark.parametrize("file", ["data.bin", "index.json"])
-def test_a_pack_that_lost_its_end_is_built_again(tmp_path, sources, file):
-    before = open_audio_store(sources, 8000, tmp_path / "cache").read(5)
-    (home,) = packs(tmp_path / "cache")
-    path = tmp_path / "cache" / home / file
-    path.write_bytes(path.read_bytes()[:-7])
-    np.testing.assert_array_equal(open_audio_store(sources, 8000, tmp_path / "cache").read(5), before)
-
-
-def test_a_folder_that_cannot_be_made_or_written_is_a_user_error(tmp_path, sources, monkeypatch):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder"):
-        open_audio_store(sources, 8000, tmp_path / "file" / "cache")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pack.os, "fsync", full)
-    with pytest.raises(UserError, match="cannot build a store in .*No space left"):
-        open_audio_store(sources, 8000, tmp_path / "cache")
-    assert packs(tmp_path / "cache") == []
-
-
-def test_no_more_than_a_few_results_wait_to_be_written(tmp_path):
-    made, written = [], []
-
-    def make(i):
-        made.append(i)
-        return Made(np.full(3, i, np.uint8))
-
-    def progress(done, _):
-        written.append(done)
-        assert len(made) - done <= 2 * 2 + 1
-
-    opened = open_pack(tmp_path, "test", [str(i) for i in range(50)], make, "|u1", 2, progress)
-    assert written == list(range(1, 51))
-    assert [int(opened[i][2]) for i in range(50)] == list(range(50))
-
-
-# ------------------------------------------------------------------------------------------------------------ pictures
 
 
 def test_pictures_are_what_decoding_gives(tmp_path):

@@ -129,9 +129,10 @@ def search(
     query: Annotated[str, typer.Argument(help="a text, or the path of a recording or a picture")],
     k: Annotated[int, typer.Option("-k", min=1, help="how many hits")] = 10,
     modality: Annotated[
-        Literal["audio", "image", "text"] | None, typer.Option("--in", help="what to search in [default: audio]")
+        Literal["audio", "image", "text"] | None,
+        typer.Option("--in", help="what to search in (default: audio where there is any)"),
     ] = None,
-    task: Annotated[int | None, typer.Option(help="the encoder after so many tasks [default: the last]")] = None,
+    task: Annotated[int | None, typer.Option(help="the encoder after so many tasks (default: the last)")] = None,
     data: Annotated[Path | None, typer.Option(help="the run's data folder, if it was moved")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -147,6 +148,30 @@ def search(
         typer.echo(json.dumps([asdict(h) for h in hits], indent=1, ensure_ascii=False))
     else:
         print_hits(hits)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(help="a recipe.yaml to look into, too")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """What is installed; with a recipe, whether its data are there and what it will take. Exit code 1: not fit."""
+    import json
+
+    from rich.console import Console
+
+    from polymnia.doctor.examine import examine
+    from polymnia.doctor.show import show
+    from polymnia.recipe import parse_overrides
+
+    diagnosis = examine(recipe, parse_overrides(overrides or []))
+    if as_json:
+        typer.echo(json.dumps(diagnosis.plain(), indent=1, ensure_ascii=False))
+    else:
+        show(diagnosis, Console())
+    if not diagnosis.healthy:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -256,6 +256,12 @@ def expand(raw: Mapping[str, Any], origin: str = "recipe", changes: Mapping[str,
     return recipes
 
 
+def plan(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Recipe]:
+    """The runs that a recipe (a file, or the same as a mapping) and dotted overrides ask for."""
+    named = isinstance(recipe, (str, Path))
+    return expand(read(recipe) if named else dict(recipe), str(recipe) if named else "recipe", overrides)
+
+
 def _variants(raw: dict[str, Any], origin: str) -> dict[str, dict[str, Any]]:
     """The variants that are wanted, taken out of ``raw``."""
     variants, only = raw.pop("variants", None) or {"": {}}, raw.pop("only", None)

@@ -120,13 +120,17 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one training step. A row may lack a modality: ``rows[m]`` says which rows ``inputs[m]`` holds."""
+    """Rows of one training step. A row may lack a modality: ``rows[m]`` says which rows ``inputs[m]`` holds.
+
+    ``pad`` fills up shorter rows where batches are joined, for modalities where that is not 0 (``TextSpec.pad_id``).
+    """
 
     inputs: Mapping[Modality, Shaped[Tensor, "_ ..."]]
     rows: Mapping[Modality, Int[Tensor, " _"]]
     group: Int[Tensor, " b"]
     task: Int[Tensor, " b"]
     labels: Float[Tensor, "b c"] | None = None
+    pad: Mapping[Modality, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.group)
@@ -141,25 +145,28 @@ class Batch:
             move(self.group),
             move(self.task),
             None if self.labels is None else move(self.labels),
+            self.pad,
         )
 
     def cat(self, other: Batch) -> Batch:
         """This batch with the rows of ``other`` behind it; a modality may be in either or in both."""
         inputs: dict[Modality, Tensor] = {}
         rows: dict[Modality, Tensor] = {}
+        pad = {**other.pad, **self.pad}
         for m in MODALITIES:
             own = [(self.inputs[m], self.rows[m])] if m in self.inputs else []
             its = [(other.inputs[m], other.rows[m] + len(self))] if m in other.inputs else []
             if own or its:
-                inputs[m] = torch.cat(fit([x for x, _ in own + its]))
+                inputs[m] = torch.cat(fit([x for x, _ in own + its], pad.get(m, 0)))
                 rows[m] = torch.cat([r for _, r in own + its])
-        return Batch(inputs, rows, torch.cat([self.group, other.group]), torch.cat([self.task, other.task]))
+        group, task = torch.cat([self.group, other.group]), torch.cat([self.task, other.task])
+        return Batch(inputs, rows, group, task, pad=pad)
 
 
-def fit(tensors: Sequence[Shaped[Tensor, "_ ..."]]) -> list[Tensor]:
-    """Zero-pad the last axis of each tensor to the longest, so that clips or captions of other tasks can be joined."""
+def fit(tensors: Sequence[Shaped[Tensor, "_ ..."]], pad: int = 0) -> list[Tensor]:
+    """Pad the last axis of each tensor to the longest, so that clips or captions of other tasks can be joined."""
     longest = max(t.shape[-1] for t in tensors)
-    return [torch.nn.functional.pad(t, (0, longest - t.shape[-1])) for t in tensors]
+    return [torch.nn.functional.pad(t, (0, longest - t.shape[-1]), value=pad) for t in tensors]
 
 
 @dataclass(frozen=True)

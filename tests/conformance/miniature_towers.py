@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Settings = dict[str, Any]
 
 
@@ -23,7 +25,10 @@ def sentence(folder: Path) -> Settings:
     vocabulary = {word: number for number, word in enumerate(words)}
     BertTokenizer(vocab=vocabulary, model_max_length=16).save_pretrained(folder)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    cfg = BertConfig(vocab_size=len(words), max_position_embeddings=16, initializer_range=0.5, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(cfg).save_pretrained(folder)
     return {"model": str(folder), "max_tokens": 12}
 
 

@@ -51,7 +51,19 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             return module.Tower(module.Config(**settings)).eval()
 
     tower = build(0)
+    settle(tower, rows(tower, 4))
     return Case(tower, rows(tower, 4), build)
+
+
+def settle(tower: AbstractTower, x: Tensor) -> None:
+    """Give batch norms the statistics of these rows: a deep tower's features would shrink to nothing without."""
+    norms = [m for m in tower.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            tower.train()(x)
+        tower.eval()
 
 
 def rows(tower: AbstractTower, count: int) -> Tensor:
@@ -99,7 +111,7 @@ def test_it_declares_its_modality_spec_and_sizes(case: Case) -> None:
         features = tower(case.x)
     assert features.shape == (4, tower.out_dim)
     assert features.dtype == torch.float32 and features.isfinite().all()
-    assert torch.pdist(features).min() > 1e-6  # other rows have other features
+    assert torch.pdist(features).min() > 1e-3  # other rows have other features
 
 
 def test_the_features_of_a_row_depend_on_no_other_row(case: Case) -> None:
@@ -173,7 +185,7 @@ def test_the_prompt_of_a_row_changes_no_other_row(case: Case) -> None:
     if case.tower.depth:
         prompt = prompts(case.tower)
         changed = prompt.clone()
-        changed[2] += 1.0
+        changed[2] *= -1.0
         with torch.no_grad():
             apart = (case.tower(case.x, changed) - case.tower(case.x, prompt)).abs().amax(1)
         assert apart[2] > 1e-3

@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from polymnia.continual.method import generator
 from polymnia.models.model import Model
@@ -21,14 +20,15 @@ class Memory(nn.Module):
     final shape from construction on. ``extra`` numbers a row are kept beside each modality (DER's old embeddings).
     """
 
-    def __init__(self, model: Model, budget: int, seed: int, extra: int = 0):
+    def __init__(self, model: Model, budget: int, seed: int, extra: int = 0, tasks: int = 2):
         super().__init__()
         self.specs, self.seed = model.specs, seed
         # A row costs its media, a flag and the extra numbers of each modality, its group and its task.
         row = sum(_bytes(s) + 1 + 4 * extra for s in self.specs.values()) + 16
         self.capacity = (budget - 8) // row
-        if self.capacity < 2:
-            raise UserError(f"a memory of {budget} bytes holds no two rows of {row} bytes; raise the budget")
+        if self.capacity < tasks:
+            least = tasks * row + 8
+            raise UserError(f"a memory of {budget} bytes holds no row for each of {tasks} tasks; give it {least} or more")
         n = self.capacity
         for m, spec in self.specs.items():
             self.register_buffer(f"x_{m}", torch.zeros(n, *_shape(spec), dtype=_dtype(spec)))
@@ -91,9 +91,9 @@ class Memory(nn.Module):
         stored, slots = drawn
         for m, spec in self.specs.items():
             if isinstance(spec, TextSpec) and m in stored.inputs:
-                words = int((stored.inputs[m] != spec.pad_id).any(0).nonzero().max()) + 1
-                width = max(words, batch.inputs[m].shape[1] if m in batch.inputs else 0)
-                batch, stored = _widened(batch, m, width, spec.pad_id), _widened(stored, m, width, spec.pad_id)
+                x = stored.inputs[m]
+                words = int((x != spec.pad_id).any(0).nonzero().max()) + 1
+                stored = replace(stored, inputs={**stored.inputs, m: x[:, :words]})
         return batch.cat(stored), slots
 
     def sample(self, rows: int) -> tuple[Batch, Int[Tensor, " n"]] | None:
@@ -112,18 +112,11 @@ class Memory(nn.Module):
                 x = self.get_buffer(f"x_{m}")[slots[has]]
                 inputs[m] = x.float() / INT16 if isinstance(spec, AudioSpec) else x
                 where[m] = has
-        return Batch(inputs, where, self.group[slots], self.task[slots]), slots
+        pad = {m: spec.pad_id for m, spec in self.specs.items() if isinstance(spec, TextSpec)}
+        return Batch(inputs, where, self.group[slots], self.task[slots], pad=pad), slots
 
     def extra(self, modality: Modality, slots: Int[Tensor, " n"]) -> Float[Tensor, "n e"]:
         return self.get_buffer(f"extra_{modality}")[slots]
-
-
-def _widened(batch: Batch, m: Modality, width: int, pad: int) -> Batch:
-    """The batch with the rows of ids cut or padded to ``width``."""
-    if m not in batch.inputs:
-        return batch
-    x = batch.inputs[m]
-    return replace(batch, inputs={**batch.inputs, m: F.pad(x, (0, width - x.shape[1]), value=pad)})
 
 
 def _padding(spec: Spec) -> int:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from polymnia.data.augment import AugmentConfig
 from polymnia.data.collection import Collection
-from polymnia.types import Batch, Item, Modality, Task
+from polymnia.types import Batch, Item, Modality, Task, TextSpec
 
 Prepare = Callable[[Sequence[Any]], Tensor]
 
@@ -98,7 +98,11 @@ class Loader:
                 rows[m] = torch.tensor(have)
         group = torch.tensor([group_number(i.group) for i in items])
         task = torch.full((len(items),), self.task.index)
-        return Batch(inputs, rows, group, task, self._labels(items))
+        return Batch(inputs, rows, group, task, self._labels(items), self._pad())
+
+    def _pad(self) -> dict[Modality, int]:
+        ids = {m: s for m, s in self.collection.specs.items() if m not in self.collection.vectors}
+        return {m: s.pad_id for m, s in ids.items() if isinstance(s, TextSpec)}
 
     def _labels(self, items: Sequence[Item]) -> Tensor | None:
         if not self.tags:

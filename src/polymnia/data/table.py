@@ -37,7 +37,7 @@ class Row:
         value = self.cells.get(key, "")
         try:
             number = None if value == "" else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if number is not None and (not math.isfinite(number) or number < 0 or (number == 0 and not zero)):
             raise self.fault(f"{key} must be a number of seconds, not {value!r}")

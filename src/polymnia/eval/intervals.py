@@ -55,21 +55,37 @@ def paired_bootstrap(a: Values, b: Values, level: float = 0.95, resamples: int =
     The same ``seed`` gives the same interval. Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13.
     Raises UserError for empty or unequal lists, no resamples, and a level outside (0, 1).
     """
-    if len(a) != len(b) or resamples < 1:
-        raise UserError(f"a paired bootstrap needs the same queries twice, got {len(a)} and {len(b)} ({resamples=})")
-    difference = _checked(a, level) - _checked(b, level)
-    return Difference(float(difference.mean()), *_percentiles(difference, level, resamples, seed))
+    return stratified_bootstrap([a], [b], level, resamples, seed)
 
 
-def _percentiles(difference: Float[np.ndarray, " n"], level: float, resamples: int, seed: int) -> tuple[float, float]:
-    rng, n = np.random.default_rng(seed), len(difference)
+def stratified_bootstrap(
+    a: Sequence[Values], b: Sequence[Values], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Difference:
+    """``paired_bootstrap`` for the mean over strata (say tasks) of each one's mean difference, whatever its size.
+
+    ``a[s]`` and ``b[s]`` are the scores on the queries of stratum s. Queries are drawn anew within their stratum.
+    Raises UserError as ``paired_bootstrap`` does, and without any stratum.
+    """
+    sizes = [(len(x), len(y)) for x, y in zip(a, b, strict=False)]
+    if not sizes or len(a) != len(b) or any(m != n for m, n in sizes) or resamples < 1:
+        raise UserError(f"a paired bootstrap needs the same queries twice, got {sizes} ({resamples=})")
+    strata = [_checked(x, level) - _checked(y, level) for x, y in zip(a, b, strict=True)]
+    rng = np.random.default_rng(seed)
+    means = np.mean([_resampled(difference, resamples, rng) for difference in strata], axis=0)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(float(np.mean([difference.mean() for difference in strata])), float(low), float(high))
+
+
+def _resampled(
+    difference: Float[np.ndarray, " n"], resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, " resamples"]:
+    n = len(difference)
     block = max(1, RESAMPLED_AT_ONCE // n)
     means = [
         difference[rng.integers(n, size=(min(block, resamples - start), n))].mean(1)
         for start in range(0, resamples, block)
     ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return np.concatenate(means)
 
 
 def _checked(values: Values, level: float) -> Float[np.ndarray, " n"]:

@@ -28,7 +28,7 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.cfg = cfg
-        self.memory = Memory(setup.model, cfg.budget, setup.seed, extra=setup.model.dim)
+        self.memory = Memory(setup.model, cfg.budget, setup.seed, setup.model.dim, setup.tasks)
         self._slots: Tensor | None = None
         self._first = 0  # number of the first rehearsed row in the mixed batch
 

@@ -21,7 +21,7 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.rows = cfg.rows
-        self.memory = Memory(setup.model, cfg.budget, setup.seed)
+        self.memory = Memory(setup.model, cfg.budget, setup.seed, tasks=setup.tasks)
 
     def mix(self, batch: Batch) -> Batch:
         return self.memory.rehearse(batch, self.rows)[0]

@@ -66,7 +66,7 @@ class Method(AbstractMethod):
                 i, j = shared_rows(batch, a, b)
                 if len(i) < 2:
                     continue
-                tau = float(1 / model.scale((a, b))) if self.cfg.tau == "logit_scale" else self.cfg.tau
+                tau = float(1 / model.scale((a, b)).detach()) if self.cfg.tau == "logit_scale" else self.cfg.tau
                 group = batch.group[batch.rows[a][i]] if self.cfg.rows == "group" else None
                 loss = relation_kl(
                     out.embeddings[a][i],

@@ -10,7 +10,7 @@ from polymnia.types import UserError
 def run_blocks(
     blocks: nn.ModuleList,
     x: Float[Tensor, "b t w"],
-    prompt: Float[Tensor, "b l p w"] | None = None,
+    prompt: Float[Tensor, "b l p v"] | None = None,
     at: int = 0,
     mask: Bool[Tensor, "b t"] | None = None,
 ) -> Float[Tensor, "b t w"]:

@@ -1,24 +1,22 @@
-"""Run folders read back, and the seeds of a method side by side. Only files are read; no run is imported."""
+"""What run folders hold: a run, and the seeds of a method side by side."""
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Shaped
+
 from polymnia.eval import intervals, matrix
-from polymnia.types import UserError
 
 HEADS = ("latest", "stored")
 SHORT = {"bwt": "backward_transfer", "fwt": "forward_transfer"}
-INERT = 0.05  # a term whose gradient is a smaller share of the objective's hardly steers the training
 Grid = dict[int, list[float | None]]  # after task i -> a score a task
+Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder says. ``log`` and ``examples`` may be empty; ``missing`` says so in words."""
+    """What one run folder says. ``log``, ``examples`` and ``ranks`` may be empty; ``missing`` says so in words."""
 
     path: Path
     meta: dict[str, Any]
     matrix: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
     examples: dict[str, Any] = field(default_factory=dict)
+    ranks: Arrays = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @property
@@ -61,12 +60,27 @@ class Run:
         return [str(t) for t in self.matrix.get("tasks") or []]
 
     @property
+    def watched(self) -> list[str]:
+        return [str(t) for t in self.matrix.get("watched") or []]
+
+    @property
     def after(self) -> list[int]:
         return [int(i) for i in self.matrix.get("rows") or []]
 
     @property
     def learned(self) -> int:
         return max(self.after, default=0)
+
+    @property
+    def trainable(self) -> float | None:
+        return number((self.meta.get("parameters") or {}).get("trainable"))
+
+    def task_meta(self) -> list[dict[str, Any]]:
+        return [t for t in self.meta.get("tasks") or [] if isinstance(t, dict)]
+
+    def counts(self) -> dict[str, str]:
+        """How many of a task's held-out items were there: "913 of 975"."""
+        return {str(t): str(n) for t, n in (self.matrix.get("counts") or {}).items()}
 
     def grid(self, head: str) -> Grid:
         """R[i][j] of a head; a value that is absent or not finite is None."""
@@ -99,6 +113,10 @@ class Method:
         return tuple(r for r in self.runs if r.learned == furthest)
 
     @property
+    def recipe(self) -> str:
+        return self.runs[0].key[0]
+
+    @property
     def tasks(self) -> list[str]:
         return self.counted[0].tasks
 
@@ -119,8 +137,7 @@ class Method:
     @property
     def reference(self) -> bool:
         """Joint training and a model that trains nothing are there to compare with, not to win."""
-        trained = [number((r.meta.get("parameters") or {}).get("trainable")) for r in self.counted]
-        return self.joint or all(t == 0 for t in trained)
+        return self.joint or all(r.trainable == 0 for r in self.counted)
 
     def cells(self, head: str) -> dict[int, list[Estimate | None]]:
         """R[i][j] over seeds."""
@@ -153,106 +170,6 @@ def curve(grid: Grid, measure: Callable[..., float]) -> dict[int, float]:
     return {i: v for i, v in values.items() if math.isfinite(v)}
 
 
-def load_json(path: Path, *, needed: bool) -> dict[str, Any]:
-    """An object from a file; {} where an optional one is absent or half-written."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if needed:
-            raise UserError(f"cannot read {path}: {error}; is {path.parent} the folder of a run?") from error
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, not an object")
-    return value
-
-
-def load_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; the last one of a run in progress may be cut short, and is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines
-
-
-def read_run(path: Path) -> Run:
-    """One run folder. UserError where it lacks meta.json or matrix.json."""
-    meta, scores = (load_json(path / f"{n}.json", needed=True) for n in ("meta", "matrix"))
-    log, examples = load_log(path / "log.jsonl"), load_json(path / "examples.json", needed=False)
-    missing = []
-    if not log:
-        missing.append("no log.jsonl, so no losses and no gradient shares")
-    if not examples.get("queries"):
-        missing.append("no examples.json, so no retrieval gallery")
-    run = Run(path, meta, scores, log, examples)
-    if not set(run.after) <= set(range(len(run.tasks) + 1)):
-        raise UserError(f"{path / 'matrix.json'}: rows {run.after} do not fit {len(run.tasks)} tasks")
-    if run.learned < len(run.tasks):
-        missing.append(f"in progress: {run.learned} of {len(run.tasks)} tasks learned")
-    return replace(run, missing=tuple(missing))
-
-
-def read_methods(folders: Sequence[Path]) -> list[Method]:
-    """Methods in the order in which their first folder is named, seeds sorted.
-
-    Runs of one name and variant are seeds of one method, unless their tasks differ or a seed comes twice (an edited
-    recipe): those stand apart, as "er (2)".
-    """
-    if not folders:
-        raise UserError("no run folder was named: polymnia report RUN...")
-    groups: list[dict[int, Run]] = []
-    for run in map(read_run, dict.fromkeys(p.resolve() for p in folders)):
-        fitting = (g for g in groups if run.seed not in g and run.kin == next(iter(g.values())).kin)
-        group = next(fitting, None)
-        if group is None:
-            groups.append(group := {})
-        group[run.seed] = run
-    several = len({r.key[0] for g in groups for r in g.values()}) > 1
-    methods: dict[str, Method] = {}
-    for group in groups:
-        name, variant = next(iter(group.values())).key
-        label = first = f"{name} / {variant}" if several else variant
-        for k in count(2):
-            if label not in methods:
-                break
-            label = f"{first} ({k})"
-        methods[label] = Method(label, tuple(run for _, run in sorted(group.items())))
-    return list(methods.values())
-
-
 def heads(methods: Sequence[Method]) -> list[str]:
     """The heads that any run was tested through."""
     return [h for h in HEADS if any(r.grid(h) for m in methods for r in m.counted)] or ["latest"]
-
-
-def steps(run: Run) -> list[tuple[int, dict[str, Any]]]:
-    """Logged steps on one axis, whether the log counts on or starts anew with every task."""
-    out: list[tuple[int, dict[str, Any]]] = []
-    offset, before = 0, -1
-    for line in run.log:
-        if line.get("kind") != "step":
-            continue
-        step = int(number(line.get("step")) or 0)
-        if out and step + offset <= before:
-            offset = before + 1 - step
-        before = step + offset
-        out.append((before, line))
-    return out
-
-
-def gradient_shares(method: Method) -> dict[str, float]:
-    """Median share of the objective's gradient norm, a term each, over all seeds."""
-    readings: dict[str, list[float]] = defaultdict(list)
-    for run in method.runs:
-        for line in run.log:
-            for term, value in (line.get("ratio") or {}).items():
-                known = number(value)
-                if known is not None:
-                    readings[str(term)].append(known)
-    return {term: statistics.median(values) for term, values in readings.items()}

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,34 @@ from polymnia.config import Part
 from polymnia.embed.embedder import Embedder
 from polymnia.eval import matrix
 from polymnia.eval.evaluators import retrieval
-from polymnia.ops.search import top_k
 from polymnia.recipe import Recipe
+from polymnia.runs import ceilings, examples, ranks
 from polymnia.runs.assemble import Curriculum
 from polymnia.types import EvalData, Item, Modality, Task, UserError
 
 HEADS = ("latest", "stored")
-SHOWN = 5  # hits kept of each example query
 
 
 class Scorebook:
-    """Scores by head, task, metric and row; row i is after task i. Its state is plain JSON."""
+    """Scores by head, task, metric and row; row i is after task i. Its state is plain JSON.
 
-    def __init__(self, recipe: Recipe, curriculum: Curriculum, class_names: dict[Modality, Sequence[str]]):
+    ``official``: how many held-out items each task's data really has, those whose media are broken included.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        curriculum: Curriculum,
+        class_names: dict[Modality, Sequence[str]],
+        official: Mapping[str, int] | None = None,
+    ):
         self.recipe, self.curriculum, self.class_names = recipe, curriculum, class_names
+        self.official = official or {}
         self.rows: list[int] = []
         self.values: dict[str, dict[str, dict[str, list[float | None]]]] = {h: {} for h in HEADS}
         self.examples: dict[str, dict[str, Any]] = {}
+        self._ranks: dict[str, Any] | None = None  # of the newest row, or None if this process has scored no row
+        self._ceilings: dict[str, float] | None = None
 
     def state(self) -> dict[str, Any]:
         return {"rows": self.rows, "values": self.values, "examples": self.examples}
@@ -41,6 +52,7 @@ class Scorebook:
     def add_row(self, after: int, embed: Embedder) -> dict[str, dict[str, float]]:
         """Score everything with the model as it is, after ``after`` tasks. Gives the row under the latest heads."""
         seen = self._seen(after)
+        self._ranks = {}
         row: dict[str, dict[str, dict[str, float]]] = {h: {} for h in HEADS}
         for task, cfg in self.curriculum.tasks:
             parts = cfg.eval or self.recipe.eval
@@ -50,7 +62,9 @@ class Scorebook:
             old = task.index < after
             stored = self._score(parts, task, seen, embed.with_head(task.index), projected=True) if old else {}
             row["stored"][task.name] = {**latest, **stored}
-            self._keep_examples(after, task, embed)
+            self._ranks |= ranks.of_task(parts, task, self._held_out(task), embed)
+            for key, entry, hits in examples.find(task, self._held_out(task), embed, self.recipe.examples):
+                self.examples.setdefault(key, entry)["results"][str(after)] = hits
         for watched, watch_cfg in zip(self.curriculum.watch, self.recipe.watch, strict=True):
             scores = self._score(watch_cfg.eval, watched, (), embed)
             row["latest"][watched.name] = row["stored"][watched.name] = scores
@@ -94,23 +108,6 @@ class Scorebook:
                     column.extend([None] * (len(self.rows) + 1 - len(column)))
         self.rows.append(after)
 
-    def _keep_examples(self, after: int, task: Task, embed: Embedder) -> None:
-        """The best hits of a few queries, the same ones after every task."""
-        test = self._held_out(task)
-        for a, b in task.pairs:
-            for query, gallery in ((a, b), (b, a)):
-                having = [i for i in test if query in i.sources and gallery in i.sources]
-                chosen = having[:: max(1, len(having) // max(1, self.recipe.examples))][: self.recipe.examples]
-                if not chosen:
-                    continue
-                questions = [_first_caption(i) if query == "text" else i for i in chosen]
-                table = embed(having, gallery)
-                scores, at = top_k(embed(questions, query).vectors, table.vectors, SHOWN * 4)
-                for item, found, where in zip(chosen, scores.tolist(), at.tolist(), strict=True):
-                    key = f"{task.name}/{query}>{gallery}/{item.id}"
-                    entry = self.examples.setdefault(key, _example(task, query, gallery, item))
-                    entry["results"][str(after)] = _hits(item, table.ids, table.groups, found, where)
-
     def matrices(self) -> dict[str, Any]:
         """What ``matrix.json`` holds: values, r[i][j] and the continual numbers, per head."""
         tasks = [t.name for t, _ in self.curriculum.tasks]
@@ -123,7 +120,24 @@ class Scorebook:
             "values": self.values,
             "score": score,
             "summary": {h: _finite(matrix.summary(full[h])) if len(self.rows) > 1 else {} for h in HEADS},
+            "ceiling": self._ceiling(),
+            "counts": self._counts(),
         }
+
+    def _ceiling(self) -> dict[str, float]:
+        """How far each task's score could go, where its data set can tell."""
+        if self._ceilings is None and self.rows:
+            found = {
+                task.name: ceilings.of_task(cfg, self._held_out(task), self.values["latest"][task.name])
+                for task, cfg in self.curriculum.tasks
+            }
+            self._ceilings = {task: value for task, value in found.items() if value is not None}
+        return self._ceilings or {}
+
+    def _counts(self) -> dict[str, str]:
+        """How many of the held-out items of each task were really there: "913 of 975"."""
+        used = {task.name: len(self._held_out(task)) for task, _ in self.curriculum.tasks}
+        return {task: f"{n} of {self.official.get(task, n)}" for task, n in used.items()}
 
     def _scalars(self, head: str) -> list[list[float | None]]:
         rows = []
@@ -142,7 +156,10 @@ class Scorebook:
         return [by_number.get(i) for i in range(max(self.rows) + 1)]
 
     def write(self, folder: Path) -> None:
-        """``matrix.json`` and ``matrix.csv`` (a line a head, task, metric and row)."""
+        """``matrix.json``, ``matrix.csv`` (a line a head, task, metric and row) and ``ranks.npz``.
+
+        The ranks are in no checkpoint: a run that goes on keeps the file that it wrote with its last row.
+        """
         content = self.matrices()
         write_text(folder / "matrix.json", json.dumps(content, indent=1, allow_nan=False))
         lines = io.StringIO()
@@ -153,6 +170,8 @@ class Scorebook:
                 for metric, column in metrics.items():
                     table.writerows([head, task, metric, r, v] for r, v in zip(self.rows, column, strict=True))
         write_text(folder / "matrix.csv", lines.getvalue())
+        if self._ranks is not None:
+            ranks.write(folder, self.rows[-1], self._ranks)
 
 
 def validation_score(task: Task, embed: Embedder) -> float:
@@ -166,29 +185,6 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _first_caption(item: Item) -> Item:
-    captions = item.sources["text"]
-    text = type(captions)(captions.texts[:1])  # type: ignore[union-attr]
-    return Item(f"{item.id}#0", {"text": text}, item.group, item.topic)
-
-
-def _example(task: Task, query: Modality, gallery: Modality, item: Item) -> dict[str, Any]:
-    captions = item.sources.get("text")
-    caption = captions.texts[0] if captions is not None else None  # type: ignore[union-attr]
-    entry = {"task": task.name, "direction": f"{query}>{gallery}", "query": item.id, "results": {}}
-    return {**entry, "caption": caption if query == "text" else None}
-
-
-def _hits(
-    item: Item, ids: Sequence[str], groups: Sequence[str], scores: list[float], at: list[int]
-) -> list[dict[str, Any]]:
-    """The best items, each once (an item may have several captions)."""
-    best: dict[str, dict[str, Any]] = {}
-    for score, where in zip(scores, at, strict=True):
-        best.setdefault(ids[where], {"id": ids[where], "score": round(score, 4), "hit": groups[where] == item.group})
-    return list(best.values())[:SHOWN]
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float | None]:

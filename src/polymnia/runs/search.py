@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from torch import Tensor
 from polymnia.ops.search import top_k
 from polymnia.recipe import Recipe
 from polymnia.runs import assemble
-from polymnia.runs.encoder import Encoder, load
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, UserError
+from polymnia.runs.encoder import Encoder, Vectors, load
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, UserError
 
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
@@ -74,7 +75,7 @@ def search(
     asked = torch.from_numpy(_encode(encoder, kind, [query if kind == "text" else Path(query)]))
     owner = [n for n, item in enumerate(items) for _ in _media(item, wanted)]
     # k items have at most k x (captions of the richest item) rows before the last of them
-    scores, at = top_k(asked, _gallery(run, encoder, items, wanted), k * max(map(owner.count, set(owner))))
+    scores, at = top_k(asked, _gallery(run, encoder, items, wanted), k * max(Counter(owner).values()))
     best: dict[int, tuple[float, int]] = {}
     for score, row in zip(scores[0].tolist(), at[0].tolist(), strict=True):
         best.setdefault(owner[row], (score, row - owner.index(owner[row])))
@@ -152,14 +153,14 @@ def _media(item: Item, modality: Modality) -> Sequence[object]:
     return source.texts if isinstance(source, Captions) else (source,)
 
 
-def _encode(encoder: Encoder, modality: Modality, media: Sequence[object]):  # noqa: ANN202 (Vectors)
+def _encode(encoder: Encoder, modality: Modality, media: Sequence[object]) -> Vectors:
     encode = {"audio": encoder.encode_audio, "image": encoder.encode_image, "text": encoder.encode_text}
     return encode[modality](media)  # type: ignore[operator]
 
 
 def _gallery(run: Path, encoder: Encoder, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n d"]:
     """Vectors of all items, a row a caption; from the run folder if they were made by this encoder for these items."""
-    said = [[i.id, i.sources[modality].texts if modality == "text" else []] for i in items]  # type: ignore[union-attr]
+    said = [[i.id, _content(i.sources[modality])] for i in items]
     digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
     path = run / "search" / f"{modality}-{encoder.signature}.safetensors"
     with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
@@ -173,6 +174,17 @@ def _gallery(run: Path, encoder: Encoder, items: Sequence[Item], modality: Modal
         save_file({"vectors": vectors}, partial, {"items": digest})
         os.replace(partial, path)
     return vectors
+
+
+def _content(source: Source) -> object:
+    """What changes with a medium, but not when its folder is moved."""
+    if isinstance(source, Captions):
+        return source.texts
+    place = [source.start, source.seconds] if isinstance(source, AudioFile) else [source.index]
+    with suppress(OSError):  # what is missing will be told by the decoder
+        stat = source.path.stat()
+        place += [stat.st_size, stat.st_mtime_ns]
+    return place
 
 
 def _hit(rank: int, score: float, item: Item, task: str, modality: Modality, which: int) -> Hit:

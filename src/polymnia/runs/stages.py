@@ -86,6 +86,20 @@ def _train(
     involved = {m: towers[m].requires_grad_(True) for m in modalities}
     folder = recipe.cache / "features"
     shown, view = cached_towers(involved, still, task.train, replace(collection, vectors={}), folder)
+    model, method, objective = stage_learner(recipe, task, cfg, shown, seed)
+    method.begin_task(model, task)
+    loader = build_loader(recipe, task, cfg, view, model, seed)
+    trainer = Trainer(model, method, objective, loader, cfg.train, (seed, 0), workers=recipe.workers)
+    for step in trainer.steps():
+        on_step(cfg.name, step)
+    for m in cfg.learn:
+        towers[m].cpu()
+
+
+def stage_learner(
+    recipe: Recipe, task: Task, cfg: StageConfig, shown: dict[Modality, AbstractTower], seed: int
+) -> tuple[Model, Chain, Objective]:
+    """What trains in a stage: towers with heads, or with a tagger. Raises UserError for tags without labels."""
     objective_cfg = cfg.objective or recipe.objective
     tags = len({t for i in task.train for t in i.labels}) if objective_cfg.kind == "tags" else 0
     if objective_cfg.kind == "tags" and not tags:
@@ -105,12 +119,7 @@ def _train(
     model.to(recipe.device)
     if cfg.train.channels_last:
         model.to(memory_format=torch.channels_last)
-    objective = Objective(objective_cfg, task.pairs)
-    method = Chain([], Setup(model, objective, 1, seed))
-    method.begin_task(model, task)
-    loader = build_loader(recipe, task, cfg, view, model, seed)
-    trainer = Trainer(model, method, objective, loader, cfg.train, (seed, 0), workers=recipe.workers)
-    for step in trainer.steps():
-        on_step(cfg.name, step)
-    for m in cfg.learn:
-        towers[m].cpu()
+    # The recipe's weights may name pairs of its tasks, which this stage does not have.
+    weights = {k: w for k, w in objective_cfg.weights.items() if k in {f"{a}-{b}" for a, b in task.pairs}}
+    objective = Objective(objective_cfg.model_copy(update={"weights": weights}), task.pairs)
+    return model, Chain([], Setup(model, objective, 1, seed)), objective

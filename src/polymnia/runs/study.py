@@ -17,8 +17,7 @@ from queue import Empty
 from types import FrameType
 from typing import Any
 
-from polymnia import recipe as recipes
-from polymnia.recipe import Recipe
+from polymnia.recipe import Recipe, plan
 from polymnia.report.page import write_report
 from polymnia.report.tables import Report
 from polymnia.runs import assemble
@@ -35,13 +34,6 @@ class Study:
 
     runs: tuple[Run, ...]
     report: Report
-
-
-def plan(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> list[Recipe]:
-    """The runs that a recipe and overrides ask for."""
-    raw = recipes.read(recipe) if isinstance(recipe, (str, Path)) else dict(recipe)
-    origin = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
-    return recipes.expand(raw, origin, overrides)
 
 
 def single(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> Run:

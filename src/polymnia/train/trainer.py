@@ -158,9 +158,9 @@ class Trainer:
 
     def _refuse_nan(self, loss: Tensor, terms: Terms, step: int) -> None:
         if not torch.isfinite(loss):
-            shown = ", ".join(f"{n} = {float(t):.4g}" for n, t in terms.items())
+            shown = ", ".join(f"{n} = {float(t.detach()):.4g}" for n, t in terms.items())
             raise LossError(
-                f"the loss is {float(loss)} at step {step + 1} of {self.total} ({shown}). The last good checkpoint is "
+                f"the loss is {float(loss.detach())} at step {step + 1} of {self.total} ({shown}). The last good checkpoint is "
                 "kept; lower train.lr, set train.clip, or lower the scale of the term that grew."
             )
 

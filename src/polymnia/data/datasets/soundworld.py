@@ -8,6 +8,8 @@ the defaults). Validation and test hold new instances of combinations that train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from pydantic import Field, field_validator
 
 from polymnia.config import nearest
 from polymnia.data.items import DatasetConfig, check
+from polymnia.data.synth import world as synth
 from polymnia.data.synth.scene import FAMILIES, World
 from polymnia.data.synth.world import POOLS, chosen, ensure, read
 from polymnia.types import AudioFile, Captions, ImageFile, Item
@@ -64,6 +67,14 @@ def items(cfg: Config) -> list[Item]:
         and (scene["pool"] in ("valid", "test") or scene["combo"] in kept[scene["domain"]])
     ]
     return check(found, f"soundworld (part '{cfg.part}', domains {', '.join(cfg.domains)})")
+
+
+def ceiling(items: Sequence[Item]) -> dict[str, float]:
+    """How far ambiguous captions let retrieval go on these items: see ``polymnia.data.synth.world.ceiling``.
+
+    Their ids may carry the name of a data set in front, as those of tasks do.
+    """
+    return synth.ceiling([replace(item, id=item.id.rpartition("/")[2]) for item in items])
 
 
 def _kept(cfg: Config, domain: str) -> set[int]:

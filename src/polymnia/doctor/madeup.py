@@ -1,0 +1,56 @@
+"""Batches of the right shapes, in place of media: what a model costs does not depend on what it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from polymnia.data.tasks import needed
+from polymnia.models.model import Model
+from polymnia.recipe import TaskConfig
+from polymnia.types import AudioSpec, Batch, ImageSpec, Modality, Spec, Task, TextSpec
+
+WORDS = "a recording of a slow low drum that fades away over a hum"  # captions are about as long
+
+
+class MadeUp:
+    """The batches of a task, always the same two; ``modalities``: those that its training reads, if not given."""
+
+    clean_batches = 2
+
+    def __init__(self, model: Model, task: Task, cfg: TaskConfig, modalities: Sequence[Modality] = ()):
+        tags = 0 if model.tagger is None else model.tagger.out_features
+        self.size = min(cfg.train.batch, max(1, len(task.train)))
+        self.length = max(1, len(task.train) // self.size)
+        rng = np.random.default_rng(0)
+        read = modalities or needed(task, model.learn)
+        self.made = [_batch(model, read, self.size, task.index, tags, rng) for _ in range(self.clean_batches)]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def batch(self, step: int) -> Batch:
+        return self.made[step % self.clean_batches]
+
+    def clean(self, number: int) -> Batch:
+        return self.made[number]
+
+
+def _batch(
+    model: Model, modalities: Sequence[Modality], size: int, task: int, tags: int, rng: np.random.Generator
+) -> Batch:
+    rows = torch.arange(size)
+    inputs = {m: model.tower(m).prepare([_raw(model.tower(m).spec, rng) for _ in rows]) for m in modalities}
+    labels = (torch.rand(size, tags) < 0.1).float() if tags else None
+    return Batch(inputs, dict.fromkeys(modalities, rows), rows, torch.full((size,), task), labels)
+
+
+def _raw(spec: Spec, rng: np.random.Generator) -> Any:
+    if isinstance(spec, AudioSpec):
+        return rng.uniform(-0.1, 0.1, spec.samples).astype(np.float32)
+    if isinstance(spec, ImageSpec):
+        return rng.integers(0, 256, (spec.channels, spec.size, spec.size), dtype=np.uint8)
+    return WORDS if isinstance(spec, TextSpec) else rng.standard_normal(spec.dim, dtype=np.float32)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polymnia.config import Part, parse_part
+from polymnia.continual.chain import Chain
 from polymnia.continual.method import Setup
 from polymnia.continual.objective import Objective, ObjectiveConfig
 from polymnia.models.heads import HeadConfig
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
-from polymnia.types import Batch, Modality, Pair, Task, VectorSpec
+from polymnia.train.settings import TrainConfig
+from polymnia.train.trainer import Trainer
+from polymnia.types import Batch, Modality, Outputs, Pair, Task, Terms, VectorSpec
 
 IN, OUT, DIM = 5, 6, 4
+LR = 0.01
 PAIR: Pair = ("audio", "text")
+Goal = Callable[[Model, Batch, Outputs], Terms]
 
 
 class LinearTower(AbstractTower):
@@ -100,6 +106,26 @@ class Fixed:
 
     def clean(self, number: int) -> Batch:
         return self.batches[number]
+
+
+def trainer(
+    cfg: dict[str, Any],
+    parts: Sequence[Any] = (),
+    metrics: Sequence[float] = (),
+    of: Model | None = None,
+    goal: Goal | None = None,
+    at: int = 1,
+) -> Trainer:
+    """A trainer over three fixed batches an epoch; ``metrics`` are what validation gives, epoch after epoch."""
+    m = model() if of is None else of
+    method = Chain(list(parts), setup(m)).double()
+    method.begin_task(m, task(at))
+    script = iter(metrics)
+    settings = TrainConfig(**{"lr": LR, "measure": 0, **cfg})
+    batches = Fixed([batch(n) for n in (1, 2, 3)])
+    contrast = Objective(ObjectiveConfig(), (PAIR,))
+    validate = (lambda: next(script)) if metrics else None
+    return Trainer(m, method, goal or contrast, batches, settings, (0, at), validate)
 
 
 State = Mapping[str, np.ndarray]

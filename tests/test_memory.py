@@ -102,7 +102,7 @@ def test_a_row_without_a_modality_comes_back_without_it() -> None:
         assert torch.equal(out.inputs[m][:, :4], of.inputs[m][owners - 100 * number])  # type: ignore[index]
 
 
-@pytest.mark.parametrize("budget", [500, 1000, 4321])
+@pytest.mark.parametrize("budget", [600, 1000, 4321])
 @pytest.mark.parametrize("extra", [0, 5])
 def test_all_that_is_kept_fits_the_budget_and_one_more_row_would_not(budget: int, extra: int) -> None:
     kept = Memory(Model({m: Eater(m) for m in SPECS}, {}, 2, frozenset(SPECS)), budget, seed=0, extra=extra)
@@ -148,7 +148,8 @@ def test_draws_differ_from_step_to_step_and_go_on_where_a_saved_memory_stopped()
 def test_er_puts_stored_rows_behind_the_batch_once_a_task_is_finished() -> None:
     m = model()
     method = Chain([part("er", budget=2000, rows=3)], setup(m))
-    assert method.mix(batch(5)) == batch(5) or len(method.mix(batch(5))) == 8
+    first = batch(1)
+    assert method.mix(first) is first
     method.end_task(m, task(1), Fixed([batch(1)]))
     mixed = method.mix(batch(2, task=2))
     assert mixed.task.tolist() == [2] * 8 + [1] * 3
@@ -168,9 +169,8 @@ def test_der_keeps_the_embeddings_of_the_moment_of_storing_and_measures_how_far_
     assert not statistics.any()  # storing is no training: batch norm saw nothing
     m.eval(), method.eval()
     with torch.no_grad():
-        then = {
-            int(g): z for of in stored for g, z in zip(of.group, m.encode("audio", of.inputs["audio"]), strict=True)
-        }
+        rows = [zip(of.group.tolist(), m.encode("audio", of.inputs["audio"]), strict=True) for of in stored]
+        then = {group: z for pairs in rows for group, z in pairs}
         mixed = method.mix(batch(4, task=2))
         assert len(mixed) == 8 + 6 + 2
         same = method.loss(m, mixed, embed_batch(method, m, mixed))

@@ -28,7 +28,9 @@ class Memory(nn.Module):
         self.capacity = (budget - 8) // row
         if self.capacity < tasks:
             least = tasks * row + 8
-            raise UserError(f"a memory of {budget} bytes holds no row for each of {tasks} tasks; give it {least} or more")
+            raise UserError(
+                f"a memory of {budget} bytes holds no row for each of {tasks} tasks; give it {least} or more"
+            )
         n = self.capacity
         for m, spec in self.specs.items():
             self.register_buffer(f"x_{m}", torch.zeros(n, *_shape(spec), dtype=_dtype(spec)))

@@ -28,7 +28,7 @@ def examine(
     findings = [*machine(places), *frameworks(device), *packages(), *optional()]
     if not planned:
         return Diagnosis(findings)
-    findings.append(Finding("recipe", planned[0].name, f"{len(planned)} run(s): {_names(planned)}"))
+    findings.append(Finding("recipe", planned[0].name, _names(planned)))
     counts: list[dict[str, Any]] = []
     checked = None
     for one in _distinct(planned):  # variants may change data or towers; most do not
@@ -50,7 +50,8 @@ def examine(
 
 
 def _names(planned: Sequence[Recipe]) -> str:
-    return ", ".join(dict.fromkeys(f"{r.variant or r.name} seed {r.seed}" for r in planned))
+    variants = ", ".join(dict.fromkeys(r.variant for r in planned if r.variant)) or "no variants"
+    return f"{len(planned)} run(s): {variants}; seeds {', '.join(map(str, dict.fromkeys(r.seed for r in planned)))}"
 
 
 def _distinct(planned: Sequence[Recipe]) -> list[Recipe]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
 WIDTH, HEIGHT = 420, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 100, 26, 44
 LABEL_GAP, LABEL_WIDTH, LABEL_ROOM = 16, 90, 13

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from polymnia.config import Frozen
 from polymnia.continual.chain import Chain
@@ -72,30 +68,6 @@ def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
         if towers[m].modality != m:
             raise UserError(f"towers.{m}: '{part.use}' is a tower for {towers[m].modality}")
     return towers
-
-
-def save_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
-    """Tower weights as one safetensors file, replaced atomically."""
-    state = {f"{m}.{k}": v.detach().cpu().contiguous() for m, t in towers.items() for k, v in t.state_dict().items()}
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(state, partial)
-    os.replace(partial, path)
-
-
-def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
-    """The weights of those towers that the file holds. Raises UserError for a damaged file."""
-    state = read_weights(path)
-    for m in {k.split(".")[0] for k in state}:
-        own = {k.removeprefix(f"{m}."): v for k, v in state.items() if k.startswith(f"{m}.")}
-        towers[m].load_state_dict(own)  # type: ignore[index]
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError for one that is damaged."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({error}): run `polymnia run` again") from error
 
 
 def rooted(config: Frozen, root: Path) -> Frozen:

@@ -21,6 +21,7 @@ from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
 from polymnia.runs.intake import clip, pixels, several
+from polymnia.runs.weights import load_towers
 from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError
 
 BATCH = 32
@@ -137,7 +138,7 @@ def load(folder: Path, task: int | None = None, data: Path | None = None) -> Enc
     state = assemble.read_weights(numbers[wanted])
     towers = assemble.build_towers(_here(recipe, data, frozen.exists()))
     if frozen.exists():
-        assemble.load_towers(frozen, towers)
+        load_towers(frozen, towers)
     return Encoder(_here(recipe, data, frozen.exists()), towers, state, wanted)
 
 

@@ -6,18 +6,13 @@ Whatever kills it, the same command goes on from the last checkpoint to the bit-
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from polymnia.continual.chain import sequential
 from polymnia.continual.objective import Objective
@@ -28,7 +23,9 @@ from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, TaskConfig
 from polymnia.runs import assemble, record
 from polymnia.runs.score import Scorebook, validation_score
+from polymnia.runs.signals import on_sigterm
 from polymnia.runs.stages import run_stages
+from polymnia.runs.weights import save_encoder, save_towers
 from polymnia.train import checkpoint
 from polymnia.train.settings import TrainConfig
 from polymnia.train.trainer import Step, Trainer
@@ -127,7 +124,7 @@ class Session:
         state = self._resume(log)
         record.begin(self)
         started = time.monotonic() - state["seconds"]
-        with self._graceful():
+        with on_sigterm(self._ask_to_stop):
             if not self.book.rows:
                 self._score(0, log)
             for number, lesson in enumerate(self.lessons):
@@ -224,34 +221,10 @@ class Session:
         self.method.load_state_dict(state["method"])
 
     def _save_encoder(self, after: int) -> None:
-        """The weights after a task, readable by anything that reads safetensors."""
-        state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        if self.method.prompting:
-            state |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
-        folder = self.folder / "encoders"
-        folder.mkdir(parents=True, exist_ok=True)
         staged = {m for s in self.recipe.stages for m in s.learn} - self.model.learn
         if staged and after == 0:  # so that the folder can be moved: stages are in no checkpoint
-            assemble.save_towers(self.folder / "frozen.safetensors", {m: self.towers[m] for m in sorted(staged)})
-        partial = folder / f".after-{after}.tmp"
-        save_file({k: _plain(v) for k, v in state.items()}, partial)
-        partial.replace(folder / f"after-{after}.safetensors")
+            save_towers(self.folder / "frozen.safetensors", {m: self.towers[m] for m in sorted(staged)})
+        save_encoder(self.folder, after, self.model, self.method)
 
-    @contextmanager
-    def _graceful(self) -> Iterator[None]:
-        def ask(signum: int, frame: FrameType | None) -> None:
-            self.stop = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, ask)
-        except ValueError:  # not in the main thread: nobody sends us signals there
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+    def _ask_to_stop(self) -> None:
+        self.stop = True

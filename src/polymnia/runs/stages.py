@@ -19,7 +19,8 @@ from polymnia.embed.cache import signature
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, StageConfig
-from polymnia.runs.assemble import build_loader, cached_towers, load_towers, save_towers
+from polymnia.runs.assemble import build_loader, cached_towers
+from polymnia.runs.weights import load_towers, save_towers
 from polymnia.train.trainer import Step, Trainer
 from polymnia.types import Modality, Task, UserError
 from polymnia.version import __version__

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
-from types import FrameType
 from typing import Any
 
 from polymnia.recipe import Recipe, plan
@@ -23,6 +20,7 @@ from polymnia.report.tables import Report
 from polymnia.runs import assemble
 from polymnia.runs.encoder import read_matrix
 from polymnia.runs.life import Run, Session
+from polymnia.runs.signals import on_sigterm
 from polymnia.types import UserError
 
 Progress = Callable[[str, str, int, int], None]  # run, what it does, done, of how many
@@ -106,7 +104,7 @@ def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[l
     listener.start()
     with (
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_adopt, initargs=(queue, list(sys.path))) as pool,
-        _forwarding(),
+        on_sigterm(_stop_children),
     ):
         futures = [(r, pool.submit(_child, r)) for r in planned]
         try:
@@ -125,23 +123,10 @@ def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[l
     return runs, failed
 
 
-@contextmanager
-def _forwarding() -> Iterator[None]:
+def _stop_children() -> None:
     """SIGTERM goes on to the runs, each of which saves and exits."""
-
-    def forward(signum: int, frame: FrameType | None) -> None:
-        for child in multiprocessing.active_children():
-            child.terminate()
-
-    try:
-        before = signal.signal(signal.SIGTERM, forward)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for child in multiprocessing.active_children():
+        child.terminate()
 
 
 _queue: Queue[tuple[str, str, int, int]] | None = None  # of this worker process

@@ -1,0 +1,44 @@
+"""The weights that a run leaves after each task, readable by anything that reads safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from polymnia.continual.chain import Chain
+from polymnia.models.model import Model
+from polymnia.models.tower import AbstractTower
+from polymnia.types import Modality
+
+
+def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A safetensors file that is either the old or the new one, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+    os.replace(partial, path)
+
+
+def save_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
+    """Tower weights as one file."""
+    save_tensors(path, {f"{m}.{k}": v for m, t in towers.items() for k, v in t.state_dict().items()})
+
+
+def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
+    """The weights of those towers that the file holds."""
+    state = load_file(path)
+    for m in {k.split(".")[0] for k in state}:
+        own = {k.removeprefix(f"{m}."): v for k, v in state.items() if k.startswith(f"{m}.")}
+        towers[m].load_state_dict(own)  # type: ignore[index]
+
+
+def save_encoder(folder: Path, after: int, model: Model, method: Chain) -> None:
+    """What encodes after a task: the model, and the method too where it carries prompts."""
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if method.prompting:
+        state |= {f"method.{k}": v for k, v in method.state_dict().items()}
+    save_tensors(folder / "encoders" / f"after-{after}.safetensors", state)

@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 
 TASKS = ("nature", "animals", "machines", "music")
 STEPS = 40
+ITEMS = 24  # held-out items a task, a query each in both directions
+POINTS = 3 * 2 * ITEMS  # R@1, R@5 and R@10 of every query of a task
 # name -> (what a new task gains, what the next task takes away of it, share of parameters trained, seconds)
 PROFILES: dict[str, tuple[float, float, float, float]] = {
     "finetune": (46.0, 11.0, 1.0, 61.0),
@@ -34,7 +36,9 @@ def write_run(folder: Path, variant: str, seed: int = 0, *, name: str = "demo", 
     folder.mkdir(parents=True)
     rng = random.Random(f"{variant}/{seed}")
     dump(folder / "meta.json", meta(variant, seed, name))
-    dump(folder / "matrix.json", matrix(variant, rng))
+    scores = matrix(variant, rng)
+    dump(folder / "matrix.json", scores)
+    np.savez(folder / "ranks.npz", **ranks(scores["score"]["latest"][-1], variant, seed))
     lines = log(variant, rng)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if media:
@@ -64,7 +68,7 @@ def meta(variant: str, seed: int, name: str) -> dict:
             {
                 "name": t,
                 "index": i,
-                "items": {"train": 96, "valid": 24, "test": 24},
+                "items": {"train": 96, "valid": 24, "test": ITEMS},
                 "pairs": [["audio", "image"], ["audio", "text"]],
                 "failed": [{"id": "nature/0007", "reason": "<b>empty</b> file"}] if t == "nature" else [],
                 "score": "mean of R@1, R@5 and R@10 over audio > image and audio > text, both directions",
@@ -94,7 +98,7 @@ def matrix(variant: str, rng: random.Random) -> dict:
                 value = base[j - 1] + gain + 2 * j - loss * (i - j) + noise
             else:
                 value = base[j - 1] + 1.1 * i + noise
-            row.append(round(value, 3))
+            row.append(100 * round(value / 100 * POINTS) / POINTS if i == 4 else round(value, 3))
             kept.append(round(value + (0.35 * loss * (i - j) if i > j else 0), 3))
         latest.append(row)
         stored.append(kept)
@@ -110,10 +114,28 @@ def matrix(variant: str, rng: random.Random) -> dict:
     }
 
 
+def ranks(final: list[float], variant: str, seed: int) -> dict[str, np.ndarray]:
+    """Ranks of single queries that make up the final scores; what is hard for one method is mostly so for another."""
+    rng = random.Random(f"ranks/{variant}/{seed}")
+    out = {"after": np.int32(len(TASKS))}
+    for task, score in zip(TASKS, final, strict=True):
+        points = round(score / 100 * POINTS)
+        order = sorted(range(2 * ITEMS), key=lambda query: query + rng.gauss(0, 6))
+        found = np.full(2 * ITEMS, 40, np.int32)
+        found[order[: points // 3]] = 1
+        found[order[points // 3]] = (40, 8, 3)[points % 3]  # what is left: none, R@10, or R@5 and R@10
+        for which, direction in enumerate(("audio>image", "image>audio")):
+            out[f"{task}|{direction}"] = found[which::2]
+            out[f"{task}|{direction}|items"] = np.array([f"{task}-{k}" for k in range(ITEMS)])
+    return out
+
+
 def metrics(grid: list[list[float]], j: int) -> dict[str, list[float | None]]:
     column = [row[j] for row in grid]
     return {
         "audio>image/R@1": [round(v * 0.5, 3) for v in column],
+        "audio>image/N": [ITEMS for _ in column],
+        "audio>image/M": [ITEMS for _ in column],
         "audio>image/R@10": [round(min(99.0, v * 1.2), 3) for v in column],
         "image>audio/R@10": [round(min(99.0, v * 1.15), 3) for v in column],
         "topic:dog/audio>text/R@10": [None for _ in column],
@@ -149,6 +171,8 @@ def log(variant: str, rng: random.Random) -> list[dict]:
             terms |= {t: strength[t] * (1 + 0.4 * rng.random()) for t in active}
             line = {"kind": "step", "task": task, "index": index, "step": step, "epoch": step // 10, "lr": 0.001}
             line |= {"loss": sum(terms.values()), "terms": terms}
+            if variant == "lwf":
+                line["facts"] = {"lwf/kept/audio-image": 0.25 * index}
             if step % 8 == 0 and active:
                 line["ratio"] = {t: strength[t] * rng.uniform(0.6, 1.5) for t in active}
             lines.append(line)

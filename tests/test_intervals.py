@@ -60,6 +60,34 @@ def test_the_bootstrap_repeats_itself_in_one_piece_or_in_many(monkeypatch: pytes
     assert intervals.paired_bootstrap(a, b, resamples=500, seed=7) == first
 
 
+def test_a_stratified_bootstrap_agrees_with_a_loop_over_the_same_draws() -> None:
+    a, b = [[100.0, 0.0, 100.0], [0.0, 100.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 100.0], [0.0, 0.0, 0.0, 100.0, 0.0]]
+    rng = np.random.default_rng(5)
+    drawn = [rng.integers(len(x), size=(300, len(x))) for x in a]
+    means = [
+        sum(sum(x[q] - y[q] for q in rows[r]) / len(x) for x, y, rows in zip(a, b, drawn, strict=True)) / 2
+        for r in range(300)
+    ]
+    got = intervals.stratified_bootstrap(a, b, resamples=300, seed=5)
+    assert got.mean == pytest.approx((100 / 3 + 0) / 2)
+    assert (got.low, got.high) == pytest.approx((np.percentile(means, 2.5), np.percentile(means, 97.5)))
+
+
+def test_strata_weigh_the_same_whatever_their_size() -> None:
+    # the variance of a mean of two independent means: (s1^2 / n1 + s2^2 / n2) / 4
+    rng = np.random.default_rng(3)
+    few, many = rng.normal(10, 20, 100), rng.normal(0, 5, 4000)
+    got = intervals.stratified_bootstrap([few, many], [np.zeros(100), np.zeros(4000)], resamples=4000)
+    half = 1.96 * math.sqrt(few.var() / 100 + many.var() / 4000) / 2
+    assert got.mean == pytest.approx((few.mean() + many.mean()) / 2)
+    assert got.high - got.low == pytest.approx(2 * half, rel=0.07)
+
+
+def test_one_stratum_is_the_plain_bootstrap() -> None:
+    a, b = np.random.default_rng(4).random((2, 40))
+    assert intervals.stratified_bootstrap([a], [b], resamples=200) == intervals.paired_bootstrap(a, b, resamples=200)
+
+
 def test_equal_methods_differ_by_nothing() -> None:
     assert intervals.paired_bootstrap([1.0, 0.0, 1.0], [1.0, 0.0, 1.0]) == (0.0, 0.0, 0.0)
 
@@ -67,6 +95,12 @@ def test_equal_methods_differ_by_nothing() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(UserError, match="same queries"):
         intervals.paired_bootstrap([1.0], [1.0, 2.0])
+    with pytest.raises(UserError, match="same queries"):
+        intervals.stratified_bootstrap([[1.0], [1.0]], [[1.0]])
+    with pytest.raises(UserError, match="same queries"):
+        intervals.stratified_bootstrap([], [])
+    with pytest.raises(UserError, match="0 values"):
+        intervals.stratified_bootstrap([[1.0], []], [[1.0], []])
     with pytest.raises(UserError, match="0 values"):
         intervals.over_seeds([])
     with pytest.raises(UserError, match="level"):

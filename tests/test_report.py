@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ import pytest
 from report_fixture import TASKS, dump, write_run, write_suite
 from rich.console import Console
 
-from polymnia.report import page, plots, tables
-from polymnia.report.collect import estimate, gradient_shares, read_methods, read_run, steps
+from polymnia.report import summary, tables, words
+from polymnia.report.collect import estimate
+from polymnia.report.folders import read_methods, read_run
+from polymnia.report.logs import gradient_shares
 from polymnia.report.page import write_report
 from polymnia.report.tables import print_table
 from polymnia.types import UserError
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_one_seed_gives_the_bare_value_and_says_so(tmp_path: Path):
 
 
 def test_references_are_set_apart_and_never_best(suite: list[Path]):
-    found = tables.rows(read_methods(suite), "latest")
+    found = summary.rows(read_methods(suite), "latest")
     references = {r.label: r for r in found if r.kind == "reference"}
     assert set(references) == {"joint", "untouched base", "ceiling"}
     assert not any(r.best for r in references.values())
@@ -137,7 +136,7 @@ def test_a_run_that_learned_nothing_yet_has_a_report(tmp_path: Path, rows: list[
 def test_values_that_are_null_or_not_finite_are_left_out():
     assert estimate([None, float("nan"), float("inf"), "x", True]) is None
     assert estimate([None, 3.0]).mean == 3.0
-    assert tables.text(None) == "–" and tables.digits(-0.01) == "0.0"
+    assert words.text(None) == "–" and words.digits(-0.01) == "0.0"
 
 
 def test_a_folder_that_is_no_run_is_refused_by_name(tmp_path: Path):
@@ -171,8 +170,9 @@ def test_the_tables_as_csv_hold_every_seed_and_every_cell(report: tables.Report)
 def test_the_markdown_holds_both_heads_and_a_matrix_a_method(report: tables.Report):
     text = report.markdown.read_text()
     assert text.count("## Summary") == 2 and text.count("### ") == 2 * 7
-    widths = {len(re.findall(r"(?<!\\)\|", x)) for x in text.split("## Score")[0].splitlines() if x.startswith("|")}
-    assert len(widths) == 1
+    for table in text.split("## Score")[0].split("## Summary")[1:]:
+        widths = {len(re.findall(r"(?<!\\)\|", x)) for x in table.splitlines() if x.startswith("|")}
+        assert len(widths) == 1
 
 
 def test_the_terminal_shows_the_summary_without_taking_names_for_markup(tmp_path: Path):
@@ -192,102 +192,3 @@ def test_the_same_runs_give_the_same_files(suite: list[Path], report: tables.Rep
 def test_a_figure_takes_names_with_mathematics_and_letters_it_has_no_glyph_for(tmp_path: Path):
     folder = write_run(tmp_path / "a", "$er_$ 記憶", media=False)
     assert write_report([folder], tmp_path / "out").figure.stat().st_size > 10_000
-
-
-def test_steps_go_on_counting_when_the_log_starts_anew_with_a_task(suite: list[Path]):
-    counted = [at for at, _ in steps(read_run(suite[0]))]
-    assert counted == sorted(set(counted)) and len(counted) == 160
-
-
-def test_labels_that_meet_are_moved_apart_and_others_are_not():
-    assert plots.spread([(0.0, 50.0), (0.0, 52.0), (0.0, 54.0)], 0, 100) == [50.0, 66.0, 82.0]
-    assert plots.spread([(0.0, 50.0), (300.0, 50.0)], 0, 100) == [50.0, 50.0]
-    assert max(plots.spread([(0.0, 99.0), (0.0, 99.5)], 0, 100)) <= 100
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 0), (5, 5), (47.1, 60.9), (0, 1e-7)])
-def test_ticks_are_even_and_cover_the_range(low: float, high: float):
-    found = plots.ticks(low, high)
-    gaps = {round((b - a) / (found[1] - found[0]), 6) for a, b in zip(found, found[1:], strict=False)}
-    assert found[0] <= low + 1e-9 and found[-1] >= high - 1e-9 and gaps == {1.0}
-
-
-def test_a_gallery_over_the_budget_shows_fewer_queries_and_says_so(
-    suite: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(page, "MEDIA_BYTES", 20_000)
-    found = page.gallery(read_methods(suite[:1]))
-    assert 0 < found.shown < found.total == 12 and sum(map(len, found.media.values())) <= 20_000
-    text = write_report(suite[:1], tmp_path / "out").html.read_text()
-    assert f"Shown: {found.shown} of 12 queries" in text
-
-
-def test_files_outside_the_run_folder_are_not_embedded(tmp_path: Path):
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "notes.txt").write_text("words")
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "notes.txt", "absent.wav"):
-        assert page.data_uri(tmp_path / "run", name) == ""
-
-
-def test_the_page_is_under_eight_megabytes_with_headings_in_order(report: tables.Report):
-    text = report.html.read_text()
-    assert len(text) < 8_000_000
-    levels = [int(n) for n in re.findall(r"<h([1-6])", text)]
-    assert levels[0] == 1 and levels.count(1) == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
-    assert text.count("<table") == text.count("<caption") and not re.search(r"<img (?![^>]*alt=)", text)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no browser at {CHROMIUM}")
-    with api.sync_playwright() as p:
-        found = p.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser_the_page_works_alone_and_fits_a_phone(browser: Any, report: tables.Report, scheme: str):
-    view = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 844}).new_page()
-    troubles: list[str] = []
-    view.on("console", lambda m: troubles.append(m.text))
-    view.on("pageerror", lambda e: troubles.append(str(e)))
-    view.on("request", lambda r: troubles.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-    view.goto(report.html.as_uri())
-
-    def shown(selector: str) -> int:
-        return view.locator(f"{selector}:visible").count()
-
-    assert shown("table.summary") == 1 and "as it is at the end" in view.locator("table.summary:visible").inner_text()
-    view.locator("input[name=head][value=latest]").focus()
-    view.keyboard.press("ArrowRight")
-    assert shown("table.summary") == 1 and "right after the task" in view.locator("table.summary:visible").inner_text()
-
-    assert shown("[data-method]") == 1
-    view.select_option("#method", label="er + lwf")
-    panel = view.locator("[data-method]:visible")
-    assert panel.count() == 1 and "Training of er + lwf" in panel.inner_text()
-    picture = panel.locator("img:visible").first
-    picture.scroll_into_view_if_needed()
-    assert picture.evaluate("e => e.decode().then(() => e.naturalWidth)") == 64
-    assert panel.locator("audio").first.evaluate(PLAYABLE)
-
-    view.locator("td.v:visible").nth(4).click()
-    assert "after nature" in view.locator("#tip").inner_text()
-    view.locator("[data-legend=lwf]").click()
-    view.mouse.move(0, 0)
-    assert shown(".dim") and not view.locator(".dim[data-series=lwf]").count()
-
-    view.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert view.evaluate("document.documentElement.scrollWidth") <= 390
-    assert troubles == []
-    view.context.close()
-
-
-PLAYABLE = """e => new Promise(done => {
-  e.onloadedmetadata = () => done(e.duration > 0.2); e.onerror = () => done(false); e.load(); e.preload = "auto";
-})"""

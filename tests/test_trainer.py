@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handmade import Fixed, batch, model, part, setup
+from handmade import LR, Fixed, Goal, batch, model, part, setup, trainer
 from torch import Tensor, nn
 
 from polymnia.continual.chain import Chain

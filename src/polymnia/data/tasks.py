@@ -74,7 +74,9 @@ class Sets:
 
 
 def _renamed(item: Item, name: str) -> Item:
-    return Item(f"{name}/{item.id}", item.sources, item.group, item.topic, item.split, item.labels, item.fold)
+    new = f"{name}/{item.id}"
+    group = new if item.group == item.id else item.group  # a group of its own must stay one among several sets
+    return Item(new, item.sources, group, item.topic, item.split, item.labels, item.fold)
 
 
 def build_tasks(configs: Sequence[TaskData], sets: Sets, learned: bool = True) -> list[tuple[Task, int]]:

@@ -20,8 +20,10 @@ from polymnia.types import AudioFile, Captions, ImageFile, Item, Modality
 
 
 def signature(module: nn.Module) -> str:
-    """A name for an encoder: the hash of its class and of every weight and buffer."""
+    """A name for an encoder: the hash of its class, of its towers' settings, and of every weight and buffer."""
     digest = hashlib.blake2b(type(module).__module__.encode(), digest_size=12)
+    for tower in (m for m in module.modules() if isinstance(m, AbstractTower)):
+        digest.update(tower.settings.encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

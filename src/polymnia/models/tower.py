@@ -26,7 +26,8 @@ class AbstractTower(nn.Module):
 
     Attributes set by every tower at construction: ``modality``; ``spec`` (what it eats); ``out_dim`` (features);
     ``depth`` (how many blocks take prompts, 0 for none) and ``width`` (of a prompt token); ``class_names`` (of its own
-    classifier, empty for none).
+    classifier, empty for none). ``settings`` is set by who builds it from a recipe: two towers of equal weights but
+    other settings (pooling, hop) are not the same encoder.
     """
 
     modality: Modality
@@ -35,6 +36,7 @@ class AbstractTower(nn.Module):
     depth: int = 0
     width: int = 0
     class_names: Sequence[str] = ()
+    settings: str = ""
 
     @abc.abstractmethod
     def forward(

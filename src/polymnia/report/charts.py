@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 420, 290
 LEFT, RIGHT, TOP, BOTTOM = 42, 100, 26, 44
-LABEL_GAP, LABEL_WIDTH, LABEL_ROOM = 16, 90, 13
+BROAD = 146  # a margin for long labels
+LABEL_GAP, LABEL_WIDTH, LETTER = 16, 90, 7.3
 
 Points = list[tuple[float, float]]
 
@@ -36,7 +37,7 @@ class Mark:
     faint: list[tuple[float, float]]
     label_x: float
     label_y: float
-    anchor_y: float
+    anchor: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Chart:
     y_ticks: list[tuple[float, str]]
     marks: list[Mark]
     rules: list[tuple[float, str]]  # horizontal lines with a word
+    right: int  # the margin that the labels need
     stretches: bool = False  # the words on the x axis name the stretch to their right
 
 
@@ -112,24 +114,30 @@ def chart(
     xs, ys = [x for x, _ in every], [y for _, y in every] + list(rules)
     y_values = decades(min(ys), max(ys)) if log else ticks(min(ys), max(ys))
     across = list(x_ticks or [(t, tick_text(t)) for t in ticks(min(xs), max(xs), 4)])
-    room = max(3, int((WIDTH - LEFT - RIGHT) / len(across) / 7))
+    right = BROAD if stretches else RIGHT
+    room = max(3, int((WIDTH - LEFT - right) / len(across) / 7))
     shape: Callable[[float], float] = math.log10 if log else float
-    place_x = scaler(min(t for t, _ in across), max(t for t, _ in across), LEFT, WIDTH - RIGHT)
+    place_x = scaler(min(t for t, _ in across), max(t for t, _ in across), LEFT, WIDTH - right)
     unit_y = scaler(shape(y_values[0]), shape(y_values[-1]), HEIGHT - BOTTOM, TOP)
 
     def place_y(value: float) -> float:
         return unit_y(shape(value))
 
     drawn = [s for s in series if s.points]
-    ends = [(place_x(s.points[-1][0]), place_y(s.points[-1][1])) for s in drawn]
+    aside = float(WIDTH - right) if stretches else 0.0  # lines that end early are named at the margin all the same
+    ends = [(max(aside, place_x(s.points[-1][0])), place_y(s.points[-1][1])) for s in drawn]
     beside = spread(ends, TOP, HEIGHT - BOTTOM)
     return Chart(
         title,
         *names,
         [(place_x(t), short(word, room)) for t, word in across],
         [(place_y(t), tick_text(t)) for t in y_values],
-        [mark(s, place_x, place_y, y) for s, y in zip(drawn, beside, strict=True)],
+        [
+            mark(s, place_x, place_y, (x, y), int(right / LETTER))
+            for s, (x, _), y in zip(drawn, ends, beside, strict=True)
+        ],
         [(place_y(y), word) for y, word in rules.items()],
+        right,
         stretches,
     )
 
@@ -139,10 +147,16 @@ def scaler(low: float, high: float, start: int, end: int) -> Callable[[float], f
     return lambda value: round(start + (value - low) / width * (end - start), 1)
 
 
-def mark(series: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], y: float) -> Mark:
+def mark(
+    series: Series,
+    place_x: Callable[[float], float],
+    place_y: Callable[[float], float],
+    beside: tuple[float, float],
+    room: int,
+) -> Mark:
     pixels = [(place_x(a), place_y(b)) for a, b in series.points]
     path = "M" + "L".join(f"{a} {b}" for a, b in pixels) if len(pixels) > 1 else ""
     dots = [(a, b, tip) for (a, b), tip in zip(pixels, series.tips, strict=False)]
     faint = [(place_x(a), place_y(b)) for a, b in series.scatter]
-    word = series.label if len(series.label) <= LABEL_ROOM else short(series.label.rsplit("/", 1)[-1], LABEL_ROOM)
-    return Mark(series.label, word, series.slot, path, dots, faint, pixels[-1][0] + 10, y, pixels[-1][1])
+    word = series.label if len(series.label) <= room else short(series.label.rsplit("/", 1)[-1], room)
+    return Mark(series.label, word, series.slot, path, dots, faint, beside[0] + 10, beside[1], pixels[-1])

@@ -84,11 +84,12 @@ def query_view(run: Run, query: dict[str, Any], files: Files) -> dict[str, Any]:
     for after, name in stage_names(run, task).items():
         if results.get(after) is not None:
             views = [hit_view(run, h, asked["topic"], target, files) for h in results[after][:5]]
-            right = [v["kin"] if by_class else v["hit"] for v in views]
-            stages.append({"name": name, "results": views, "right": right, "said": said(right)})
+            for view in views:
+                view["right"] = view["kin"] if by_class else view["hit"]
+            stages.append({"name": name, "results": views, "said": said([v["right"] for v in views])})
     topics = {v["topic"] for s in stages for v in s["results"]} | {asked["topic"]}
-    view = {"task": task, "source": source, "target": target, "asked": asked, "stages": stages}
-    return view | {"by_class": by_class, "topical": len(topics) > 1}
+    found = {"task": task, "source": source, "target": target, "asked": asked, "stages": stages}
+    return found | {"by_class": by_class, "topical": len(topics) > 1}
 
 
 def stage_names(run: Run, task: str) -> dict[int, str]:

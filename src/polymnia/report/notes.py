@@ -37,7 +37,7 @@ def ran(methods: Sequence[Method]) -> str:
     most = max(len(m.counted) for m in methods)
     if most > 1:
         return f"{said}. {most} seeds each; a number is the mean ± standard deviation [95 % interval] over seeds."
-    return f"{said}. One seed each."
+    return f"{said}. One seed{' each' if len(methods) > 1 else ''}."
 
 
 def scored(methods: Sequence[Method]) -> str:
@@ -64,19 +64,19 @@ def headline(summary: Sequence[Row]) -> str:
         said += "With one seed there is no telling how much of the lead would stay with another seed."
     else:
         apart = first.low > second.high
-        said += f"Their intervals {'do not overlap' if apart else 'overlap, so the order may be chance'}."
+        said += f"Their intervals over seeds {'do not overlap' if apart else 'overlap, so the order may be chance'}."
     gains = [(r.label, c) for _, r in ranked if (c := r.cells.get(GAIN))]
     sure = [label for label, c in gains if words.certain(c) and c.mean > 0]
     if gains:
-        whom = "none of the methods" if not sure else words.listed(sure)
-        said += f" Better than plain fine-tuning on the same queries, beyond chance: {whom}."
+        whom = words.listed(sure) if sure else "no method"
+        said += f" Better than plain fine-tuning by more than the choice of queries explains: {whom}."
     return said
 
 
 def notes(methods: Sequence[Method]) -> list[str]:
     """Inert terms first, then what is missing, then the rest."""
     runs = [r for m in methods for r in m.runs]
-    partial = {f"{t}: {n} test items present" for r in runs for t, n in r.counts().items() if incomplete(n)}
+    partial = {f"{t}: {n} held-out items used" for r in runs for t, n in r.counts().items() if incomplete(n)}
     said = [str(n) for r in runs for n in r.meta.get("notes") or []]
     found = [[f(m) for m in methods] for f in (inert_terms, gaps, warnings)]
     return list(dict.fromkeys([*chain(*chain(*found)), *sorted(partial), *said]))

@@ -85,7 +85,7 @@ def render(methods: Sequence[Method], found: dict[str, Any]) -> str:
         heat=heat(*scale),
         metric_rows=metrics.metric_rows,
         words=words,
-        size=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.RIGHT, charts.TOP, charts.BOTTOM),
+        size=(charts.WIDTH, charts.HEIGHT, charts.LEFT, charts.TOP, charts.BOTTOM),
     )
 
 

@@ -40,24 +40,30 @@ def curves(methods: Sequence[Method], head: str, measure: Callable[..., float]) 
 def curve_charts(methods: Sequence[Method], head: str) -> list[Chart]:
     longest = max((m.tasks for m in methods), key=len)
     across = [(float(i), t) for i, t in enumerate(longest, 1)]
-    joint = {m.label: estimate(r.summary(head).get("average") for r in m.counted) for m in methods if m.joint}
     found = [
         chart(
             "Average of the tasks learned so far",
             ("after learning", "score, %"),
-            curves(methods, head, matrix.average),
+            curves(methods, head, matrix.average) + levels(methods, head, len(across)),
             x_ticks=across,
-            rules={value.mean: f"{label}, all tasks" for label, value in joint.items() if value},
         ),
         chart(
             "Forgetting of older tasks",
             ("after learning", "points lost"),
             curves(methods, head, matrix.forgetting),
             x_ticks=across[1:],
-        ),
-        balance_chart(methods, head),
+        )
+        if len(across) > 2
+        else None,  # a single point in time: the summary says it
+        balance_chart(methods, head) if len(methods) > 1 else None,
     ]
     return [c for c in found if c]
+
+
+def levels(methods: Sequence[Method], head: str, last: int) -> list[Series]:
+    """What joint training reaches on all tasks, as a level line."""
+    found = {m.label: estimate(r.summary(head).get("average") for r in m.counted) for m in methods if m.joint}
+    return [Series(k, [(1.0, v.mean), (float(last), v.mean)], None) for k, v in found.items() if v]
 
 
 def balance_chart(methods: Sequence[Method], head: str) -> Chart | None:

@@ -70,7 +70,7 @@ def columns(methods: Sequence[Method], rows: Sequence[Row] = ()) -> list[Column]
     for task in dict.fromkeys(t for m in methods for t in m.tasks):
         what = f" ({scores[task]})" if task in scores else ""
         tasks.append(Column(f"task/{task}", task, f"score on {task}{what} after the last task; more is better"))
-    share = Column("trainable", "trainable", f"trained parameters as a share of {shared(methods)}", 0, " %")
+    share = Column("trainable", "trainable", f"trained parameters, as a share of {shared(methods)}", 0, " %")
     return [CONTINUAL[0], *gain, *CONTINUAL[1:], *tasks, share, SECONDS]
 
 
@@ -117,10 +117,8 @@ def with_gain(row: Row, method: Method, base: Method | None) -> Row:
         return row
     before = estimate(r.summary(versus.HEAD).get("average") for r in base.counted if r.seed in found.seeds)
     share = f", {words.digits(100 * found.mean / before.mean, ' %', signed=True)}" if before and before.mean else ""
-    tip = (
-        f"{words.digits(found.mean, signed=True)} points{share}; 95 % bootstrap interval over {found.queries} queries, "
-        f"{words.seeds(found.seeds)}{'' if words.certain(found.estimate) else '; may be chance'}"
-    )
+    tip = f"{words.digits(found.mean, signed=True)} points{share}; 95 % bootstrap over {found.queries} queries"
+    tip += f", {words.seeds(found.seeds)}{'' if words.certain(found.estimate) else '; may be chance'}"
     return replace(row, cells=row.cells | {GAIN: found.estimate}, tips={GAIN: tip})
 
 
@@ -159,7 +157,7 @@ def yardsticks(methods: Sequence[Method]) -> dict[str, float]:
 
 def shared(methods: Sequence[Method]) -> str:
     """What the trained parameters are a share of."""
-    return "those that sequential fine-tuning trains" if yardsticks(methods) else "all parameters of the model"
+    return "the parameters that fine-tuning trains" if yardsticks(methods) else "all parameters of the model"
 
 
 def trained_share(methods: Sequence[Method], method: Method, run: Run) -> float | None:

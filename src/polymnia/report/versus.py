@@ -1,7 +1,8 @@
 """A method against sequential fine-tuning on the same queries: the difference of the final score, and how sure it is.
 
-The final score is recomputed from the ranks of single queries: per task the mean of R@1, R@5 and R@10 over directions,
-then the mean over tasks. Where that is not r[T][j], the tasks are scored by something else, and there is no difference.
+The final score is recomputed from the ranks of single queries: per task the mean of R@1, R@5 and R@10 over
+directions, then the mean over tasks. Where that is not r[T][j], the tasks are scored by something else, and no
+difference is given.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from polymnia.config import Frozen
+from polymnia.config import Frozen, Part
 from polymnia.continual.chain import Chain
 from polymnia.continual.method import Setup
 from polymnia.continual.objective import Objective
@@ -65,9 +65,16 @@ def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed * 1009 + MODALITIES.index(m))
             towers[m] = part.module.Tower(rooted(part.config, recipe.data))
+        towers[m].settings = _settings(part)
         if towers[m].modality != m:
             raise UserError(f"towers.{m}: '{part.use}' is a tower for {towers[m].modality}")
     return towers
+
+
+def _settings(part: Part) -> str:
+    """What decides a tower's features beside its weights; where its files lie and whether it trains do not."""
+    aside = {"frozen", *(k for k, v in part.config if isinstance(v, Path))}
+    return json.dumps({k: v for k, v in part.dump().items() if k not in aside}, sort_keys=True)
 
 
 def rooted(config: Frozen, root: Path) -> Frozen:
@@ -101,8 +108,13 @@ def dropped(curriculum: Curriculum, failed: Mapping[str, str]) -> dict[str, dict
 
 def fingerprint(sequence: Curriculum) -> str:
     """Which items a sequence has and what they say, wherever they lie; a run refuses other data than its own."""
+    return item_digest(sequence.items)
+
+
+def item_digest(items: Sequence[Item]) -> str:
+    """A hash of everything about items but the content of their media."""
     digest = hashlib.blake2b(digest_size=8)
-    for item in sequence.items:
+    for item in items:
         text = item.sources.get("text")
         captions = text.texts if isinstance(text, Captions) else ()
         said = [item.id, item.group, item.topic, item.split, item.labels, item.fold, sorted(item.sources), captions]

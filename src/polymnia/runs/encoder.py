@@ -21,7 +21,7 @@ from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
 from polymnia.runs.intake import clip, pixels, several
-from polymnia.runs.weights import load_towers
+from polymnia.runs.weights import load_towers, read_tensors
 from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError
 
 BATCH = 32
@@ -135,7 +135,7 @@ def load(folder: Path, task: int | None = None, data: Path | None = None) -> Enc
     if wanted not in numbers:
         raise UserError(f"{folder}: no encoder after task {wanted}; there are {', '.join(map(str, numbers))}")
     frozen = folder / "frozen.safetensors"
-    state = assemble.read_weights(numbers[wanted])
+    state = read_tensors(numbers[wanted])
     towers = assemble.build_towers(_here(recipe, data, frozen.exists()))
     if frozen.exists():
         load_towers(frozen, towers)

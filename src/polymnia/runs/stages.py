@@ -19,7 +19,7 @@ from polymnia.embed.cache import signature
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, StageConfig
-from polymnia.runs.assemble import build_loader, cached_towers
+from polymnia.runs.assemble import build_loader, cached_towers, item_digest
 from polymnia.runs.weights import load_towers, save_towers
 from polymnia.train.trainer import Step, Trainer
 from polymnia.types import Modality, Task, UserError
@@ -68,7 +68,7 @@ def _key(recipe: Recipe, task: Task, cfg: StageConfig, towers: dict[Modality, Ab
         "towers": {m: signature(towers[m]) for m in involved},
         "dim": recipe.dim,
         "seed": seed,
-        "items": [[i.id, i.group, list(i.labels)] for i in task.train],
+        "items": item_digest(task.train),
     }
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polymnia.continual.chain import Chain
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
-from polymnia.types import Modality
+from polymnia.types import Modality, UserError
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -28,9 +29,17 @@ def save_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
     save_tensors(path, {f"{m}.{k}": v for m, t in towers.items() for k, v in t.state_dict().items()})
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError for one that is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({error}); delete it, and run again") from error
+
+
 def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
-    """The weights of those towers that the file holds."""
-    state = load_file(path)
+    """The weights of those towers that the file holds. Raises UserError for a damaged file."""
+    state = read_tensors(path)
     for m in {k.split(".")[0] for k in state}:
         own = {k.removeprefix(f"{m}."): v for k, v in state.items() if k.startswith(f"{m}.")}
         towers[m].load_state_dict(own)  # type: ignore[index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,14 @@ def load(path: Path, recipe: str) -> dict[str, Any]:
     Raises UserError for a truncated file, a file that holds anything executable, and a checkpoint of another recipe.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that it did not write, and then refuses them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds something other than tensors and plain values, and will not be opened: delete it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file raises whatever its parser runs into
         raise UserError(
             f"{path} is truncated or no checkpoint ({error}): delete it to go on from the one before"
         ) from error

@@ -160,8 +160,8 @@ class Trainer:
         if not torch.isfinite(loss):
             shown = ", ".join(f"{n} = {float(t.detach()):.4g}" for n, t in terms.items())
             raise LossError(
-                f"the loss is {float(loss.detach())} at step {step + 1} of {self.total} ({shown}). "
-                "The last good checkpoint is kept; lower train.lr, set train.clip, or lower the scale of the term that grew."
+                f"the loss is {float(loss.detach())} at step {step + 1} of {self.total} ({shown}). The last good "
+                "checkpoint is kept; lower train.lr, set train.clip, or lower the scale of the term that grew."
             )
 
     def _epoch_end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -47,9 +48,9 @@ def load_log(path: Path) -> list[dict[str, Any]]:
 def load_ranks(path: Path) -> Arrays:
     """The ranks of single queries; {} where the file is absent or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/teacher_step.py [batch] [rounds]
 
-The same model, batch and optimizer, stepped by the real loop. A step with a teacher should cost no more than a plain one
-plus one forward pass: (step - plain) / forward is what to look at, about 1. Steps are taken in turns, so that a busy
-machine slows all of them down; the difference is the median over turns. On the threads that OMP_NUM_THREADS says.
+The same model, batch and optimizer, stepped by the real loop. A step with a teacher should cost no more than a plain
+one plus one forward pass: (step - plain) / forward is what to look at, about 1. Processor time of one thread, steps in
+turns, medians over the turns: what else the machine does matters little.
 """
 
 import statistics
@@ -85,21 +85,22 @@ def stepper(tower: str, methods: Sequence[str], rows: int) -> tuple[Callable[[],
 
 
 def measure(tower: str, rows: int, rounds: int) -> Turns:
-    """Seconds of each in every turn, after two turns to warm up."""
+    """Processor seconds of each in every turn, after two turns to warm up."""
     plain, forward = stepper(tower, (), rows)
     actions = {"finetune": plain, "teacher forward": forward} | {m: stepper(tower, (m,), rows)[0] for m in METHODS}
     times: Turns = {name: [] for name in actions}
     for turn in range(rounds + 2):
         for name, act in actions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             act()
             if turn >= 2:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 
 def main(rows: int = 32, rounds: int = 15) -> None:
-    title = f"a step of {rows} sounds, median of {rounds} turns, {torch.get_num_threads()} thread(s)"
+    torch.set_num_threads(1)
+    title = f"a step of {rows} sounds, median of {rounds} turns, one thread"
     table = Table("tower", "", "ms", "(step - plain) / forward", title=title)
     for tower in TOWERS:
         times = measure(tower, rows, rounds)

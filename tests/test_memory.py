@@ -90,6 +90,14 @@ def test_shorter_sounds_are_filled_up_with_silence_and_longer_ones_cut(samples: 
     assert (out.inputs["audio"][:, n:] == 0).all()
 
 
+def test_a_shorter_sound_in_the_place_of_a_longer_one_leaves_nothing_of_it() -> None:
+    kept = memory(6)
+    kept.add_task(Fixed([media(1, 6)]))
+    kept.add_task(Fixed([media(2, 6, samples=5)]))
+    out = everything(kept)
+    assert (out.inputs["audio"][out.task == 2, 5:] == 0).all() and (out.task == 2).sum() == 3
+
+
 def test_a_row_without_a_modality_comes_back_without_it() -> None:
     kept, pictures, texts = memory(8), media(1, 4, other="image"), media(2, 4, other="text")
     kept.add_task(Fixed([pictures]))

@@ -19,8 +19,8 @@ import polymnia as pm
 from polymnia.data.media import MediaError
 from polymnia.runs.assemble import read_tasks
 from polymnia.runs.encoder import Encoder, read_recipe
-from polymnia.runs.search import Hit, kind_of, print_hits, search
-from polymnia.types import Item, UserError
+from polymnia.runs.search import Hit, _place, kind_of, print_hits, search
+from polymnia.types import AudioFile, ImageFile, Item, UserError
 
 QUERY = "a slow low drum that fades away"
 
@@ -161,8 +161,8 @@ def test_data_that_moved_are_asked_for_and_then_found(run, monkeypatch):
 
 @pytest.mark.parametrize(
     ("query", "kind"),
-    [("a dog and/or a cat", "text"), ("rain.", "text"), ("drum", "text"), ("3.5 seconds of rain", "text"), ("x" * 5000, "text"),
-     ("{folder}/a.WAV", "audio"), ("{folder}/b.png", "image"), ("{folder}/c d.opus", "audio")],
+    [("a dog and/or a cat", "text"), ("rain.", "text"), ("drum", "text"), ("3.5 seconds of rain", "text"),
+     ("x" * 5000, "text"), ("{folder}/a.WAV", "audio"), ("{folder}/b.png", "image"), ("{folder}/c d.opus", "audio")],
 )  # fmt: skip
 def test_a_query_is_a_text_unless_it_names_a_medium(tmp_path: Path, query: str, kind: str):
     for name in ("a.WAV", "b.png", "c d.opus", "notes.txt"):
@@ -195,7 +195,8 @@ def test_a_medium_that_cannot_be_decoded_is_named(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [({"k": 0}, "k is 0; ask for at least one hit"), ({"task": 9}, "no encoder after task 9"), ({"query": " "}, "is empty")],
+    [({"k": 0}, "k is 0; ask for at least one hit"), ({"task": 9}, "no encoder after task 9"),
+     ({"query": " "}, "is empty")],
 )  # fmt: skip
 def test_what_cannot_be_searched_for_is_refused(run, more: dict, message: str):
     with pytest.raises(UserError, match=message):
@@ -213,6 +214,13 @@ def test_a_modality_that_the_run_has_not_is_refused_with_those_it_has(tmp_path: 
         search(folder, QUERY, "image")
     with pytest.raises(UserError, match="this model has no image tower"):
         search(folder, str(next(small_root().rglob("*.png"))))
+
+
+def test_a_place_names_the_stretch_and_the_row_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert _place(AudioFile(tmp_path / "a.wav", 1.5, 2.0)) == "a.wav#t=1.5,3.5"
+    assert _place(AudioFile(Path("a.wav"), 1.5)) == "a.wav#t=1.5" and _place(ImageFile(Path("b.gz"), 0)) == "b.gz#0"
+    assert _place(ImageFile(Path("/elsewhere/c.png"))) == "/elsewhere/c.png"
 
 
 def test_hits_are_printed_as_they_are_and_never_as_markup():

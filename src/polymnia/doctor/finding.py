@@ -37,7 +37,7 @@ class Diagnosis:
         return {"ok": self.healthy, **asdict(self)}
 
 
-def size(count: float) -> str:
+def size(count: float | int) -> str:
     """Bytes for reading: ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < KIB:

@@ -66,7 +66,7 @@ def lines(estimate: dict[str, Any]) -> list[str]:
     ]
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds for reading: ``2 h 05 min``."""
     if seconds < 2 * MINUTE:
         return f"{seconds:.0f} s"

@@ -58,16 +58,14 @@ def read_run(path: Path) -> Run:
     """One run folder. UserError where it lacks meta.json or matrix.json."""
     meta, scores = (load_json(path / f"{n}.json", needed=True) for n in ("meta", "matrix"))
     log, examples = load_log(path / "log.jsonl"), load_json(path / "examples.json", needed=False)
-    missing = []
-    if not log:
-        missing.append("no log.jsonl, so no losses and no gradient shares")
-    if not examples.get("queries"):
-        missing.append("no examples.json, so no retrieval gallery")
     run = Run(path, meta, scores, log, examples, load_ranks(path / "ranks.npz"))
     if not set(run.after) <= set(range(len(run.tasks) + 1)):
         raise UserError(f"{path / 'matrix.json'}: rows {run.after} do not fit {len(run.tasks)} tasks")
+    missing = [] if log else ["no log.jsonl, so no losses and no gradient shares"]
     if run.learned < len(run.tasks):
         missing.append(f"in progress: {run.learned} of {len(run.tasks)} tasks learned")
+    elif not examples.get("queries"):
+        missing.append("no examples.json, so no retrieval gallery")
     return replace(run, missing=tuple(missing))
 
 

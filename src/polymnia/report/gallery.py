@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def data_uri(folder: Path, name: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-@cache
+@lru_cache(256)  # methods find the same sounds
 def compressed(sound: bytes) -> bytes:
     """A sound as MP3, which every browser plays, in a tenth of the room; b"" where it has no such form."""
     out = io.BytesIO()

@@ -34,9 +34,10 @@ def ran(methods: Sequence[Method]) -> str:
     who = f"{words.count(len(own), 'method')}: {words.listed(own)}" if own else ""
     reference = f"for reference {words.listed(others)}" if others else ""
     said = "; ".join(x for x in (who, reference) if x)
-    most = max(len(m.counted) for m in methods)
+    fewest, most = (f(len(m.counted) for m in methods) for f in (min, max))
     if most > 1:
-        return f"{said}. {most} seeds each; a number is the mean ± standard deviation [95 % interval] over seeds."
+        seeds = f"{most} seeds each" if fewest == most else f"{fewest} to {most} seeds each"
+        return f"{said}. {seeds}; a number is the mean ± standard deviation [95 % interval] over seeds."
     return f"{said}. One seed{' each' if len(methods) > 1 else ''}."
 
 

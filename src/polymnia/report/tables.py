@@ -164,5 +164,5 @@ def plain(key: str, value: dict[str, Any] | None) -> str:
     if key == GAIN:
         mark = " " + words.arrow(known) if words.certain(known) else ""
         return words.digits(known.mean, signed=True) + mark
-    spread = f" ± {words.digits(known.sd)}" if key in {c.key for c in CONTINUAL} and known.sd is not None else ""
+    spread = f" ± {words.digits(known.sd)}" if key in {c.key for c in CONTINUAL} and words.has_spread(known) else ""
     return words.digits(known.mean) + spread

@@ -61,6 +61,7 @@ class Session:
         torch.set_num_threads(recipe.threads)
         self.recipe, self.on_step = recipe, on_step
         self.folder = recipe.folder
+        assemble.find_device(recipe.device)  # before anything that takes time
         curriculum = assemble.read_tasks(recipe)
         self.towers = assemble.build_towers(recipe)
         specs = {m: t.spec for m, t in self.towers.items()}
@@ -77,7 +78,9 @@ class Session:
         tasks = self.curriculum.tasks
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
         self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))
-        self.book = Scorebook(recipe, self.curriculum, {m: t.class_names for m, t in self.towers.items()})
+        official = {t.name: len(getattr(t, recipe.eval_split)) for t, _ in curriculum.tasks}
+        names = {m: t.class_names for m, t in self.towers.items()}
+        self.book = Scorebook(recipe, self.curriculum, names, official)
         self.sequential = sequential(recipe.method)
         self.lessons = self._lessons()
         self.trainable = self._count_trainable()
@@ -133,6 +136,8 @@ class Session:
                 resumed = state["trainer"] if number == state["lesson"] else None
                 self._learn(number, lesson, resumed, log, started)
         record.finish(self, time.monotonic() - started)
+        if self.stop:  # asked at the very end: this run is finished, but nothing may be begun behind it
+            raise Interrupted
         return Run(self.folder, self.recipe, self.book.matrices())
 
     def _learn(self, number: int, lesson: tuple, resumed: dict | None, log: record.Log, started: float) -> None:
@@ -172,6 +177,8 @@ class Session:
         self._score(after, log)
         self._save_encoder(after)
         self._save(offset + trainer.total, number + 1, None, log, started)
+        if self.stop and number + 1 < len(self.lessons):  # asked while scoring
+            raise Interrupted
 
     def _score(self, after: int, log: record.Log) -> None:
         self.on_step("evaluating", 0, 0)

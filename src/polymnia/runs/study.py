@@ -90,7 +90,9 @@ def _all_here(planned: Sequence[Recipe], progress: Progress) -> tuple[list[Run],
             runs.append(one(recipe, lambda what, done, total, name=name: progress(name, what, done, total)))
         except UserError as error:
             failed.append((recipe, str(error)))
-        progress(name, "done", 1, 1)
+            progress(name, "failed", 0, 0)
+        else:
+            progress(name, "done", 1, 1)
     return runs, failed
 
 

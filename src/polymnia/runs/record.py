@@ -20,7 +20,7 @@ from polymnia.data.collection import Collection
 from polymnia.runs.score import write_text
 from polymnia.train.ratio import INERT
 from polymnia.train.trainer import Step
-from polymnia.types import Captions, Item, Task
+from polymnia.types import AudioSpec, Captions, Item, Task
 from polymnia.version import __version__
 
 if TYPE_CHECKING:
@@ -129,8 +129,23 @@ def _meta(session: Session) -> dict[str, Any]:
             "device": recipe.device,
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
-        "notes": [f"scored on the {recipe.eval_split} items"],
+        "notes": _notes(session),
     }
+
+
+def _notes(session: Session) -> list[str]:
+    """How the scores were taken: split, crop policy, text templates."""
+    recipe = session.recipe
+    notes = [f"scored on the {recipe.eval_split} items"]
+    spec = session.towers["audio"].spec if "audio" in session.towers else None
+    if isinstance(spec, AudioSpec):
+        notes.append(
+            f"clips are scored whole: shorter ones zero-padded to {spec.seconds:g} s, "
+            f"of longer ones the middle {spec.max_seconds:g} s"
+        )
+    parts = [*recipe.eval, *(p for t in (*recipe.tasks, *recipe.watch) for p in t.eval)]
+    templates = {t for p in parts if p.use == "zeroshot" for t in p.config.template}
+    return [*notes, f"zero-shot template: {', '.join(sorted(templates))}"] if templates else notes
 
 
 def _task_meta(session: Session, task: Task, score: list[str]) -> dict[str, Any]:

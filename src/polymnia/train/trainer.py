@@ -143,8 +143,8 @@ class Trainer:
                     layer.eval()
 
     def _measures(self, step: int) -> bool:
-        # Off by one from the task's start: there a distillation term has no gradient yet.
-        return bool(self.cfg.measure) and step % self.cfg.measure == min(9, self.cfg.measure - 1)
+        # At the end of every stretch: on a task's first steps a distillation term has next to no gradient yet.
+        return bool(self.cfg.measure) and step % self.cfg.measure == self.cfg.measure - 1
 
     def _ratio(self, terms: Terms, objective: Tensor, parameters: list[nn.Parameter]) -> dict[str, float]:
         own: dict[str, list[Tensor]] = {}

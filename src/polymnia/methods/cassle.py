@@ -8,28 +8,22 @@ function" p, new for each task, not used afterwards). Gradient reaches encoder, 
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import nn
 
-from polymnia.continual.method import AbstractMethod, MethodConfig, Setup, generator
+from polymnia.continual.distillation import KLConfig
+from polymnia.continual.method import AbstractMethod, Setup, generator
 from polymnia.continual.snapshot import Snapshot
 from polymnia.models.heads import reset
 from polymnia.models.model import Model
-from polymnia.ops.distill import feature_kl
 from polymnia.types import Batch, Outputs, Task, Terms
 
 
-class Config(MethodConfig):
+class Config(KLConfig):
     """``predictor``: ``linear`` (the paper's words), or ``mlp`` with batch norm (CaSSLe's own)."""
 
-    weight: float = Field(0.3, ge=0, le=1)
-    temperature: PositiveFloat = 1.0
-    normalize: bool = False
-    t2_scale: bool = False
-    reduction: Literal["batchmean", "sum", "mean"] = "batchmean"
     predictor: Literal["linear", "mlp"] = "linear"
     hidden: PositiveInt = 2048
-    first: int = 1
 
 
 class Method(AbstractMethod):
@@ -51,12 +45,11 @@ class Method(AbstractMethod):
 
     def begin_task(self, model: Model, task: Task) -> None:
         self.task = task.index
-        distils = task.index >= self.cfg.first
-        self.share = 1 - self.cfg.weight if distils else 1.0
+        self.share = self.cfg.share(task.index)
         self.teacher.take(model)
         self.first_predictors.requires_grad_(False)
         self.predictors.requires_grad_(False)
-        self._active.requires_grad_(distils)
+        self._active.requires_grad_(task.index >= self.cfg.first)
         # Their own generator: with lambda = 0 the run must be the plain one, draw for draw.
         reset(self._active, generator(self.seed, task.index))
         for layer in self._active.modules():
@@ -73,10 +66,7 @@ class Method(AbstractMethod):
             old = self.teacher.features(m, batch.inputs[m])
             teacher = old if self.task <= 1 else self.teacher.head(m, old)
             student = self._active[m](model.head(m, h))
-            loss = feature_kl(
-                student, teacher, self.cfg.temperature, self.cfg.normalize, self.cfg.reduction, self.cfg.t2_scale
-            )
-            terms[m] = self.cfg.weight * loss
+            terms[m] = self.cfg.term(student, teacher)
         return terms
 
 

@@ -8,25 +8,17 @@ term reaches the encoder only: the old head is frozen in both branches.
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
-
-from polymnia.continual.method import AbstractMethod, MethodConfig, Setup
+from polymnia.continual.distillation import KLConfig
+from polymnia.continual.method import AbstractMethod, Setup
 from polymnia.continual.snapshot import Snapshot
 from polymnia.models.model import Model
-from polymnia.ops.distill import feature_kl
 from polymnia.types import Batch, Outputs, Task, Terms
 
 
-class Config(MethodConfig):
+class Config(KLConfig):
     """``g0``: what stands for the head before the first task: the ``identity``, or the tower's own ``classifier``."""
 
-    weight: float = Field(0.3, ge=0, le=1)
-    temperature: PositiveFloat = 1.0
-    normalize: bool = False
-    t2_scale: bool = False
-    reduction: Literal["batchmean", "sum", "mean"] = "batchmean"
     g0: Literal["identity", "classifier"] = "identity"
-    first: int = 1  # the first task that distils (1: from the encoder as it came)
 
 
 class Method(AbstractMethod):
@@ -40,8 +32,7 @@ class Method(AbstractMethod):
 
     def begin_task(self, model: Model, task: Task) -> None:
         self.task = task.index
-        active = task.index >= self.cfg.first
-        self.share = 1 - self.cfg.weight if active else 1.0
+        self.share = self.cfg.share(task.index)
         self.teacher.take(model)
 
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
@@ -58,8 +49,5 @@ class Method(AbstractMethod):
             elif self.cfg.g0 == "classifier":
                 tower = self.teacher.towers[m]
                 student, teacher = tower.classify(h), tower.classify(old)
-            loss = feature_kl(
-                student, teacher, self.cfg.temperature, self.cfg.normalize, self.cfg.reduction, self.cfg.t2_scale
-            )
-            terms[m] = self.cfg.weight * loss
+            terms[m] = self.cfg.term(student, teacher)
         return terms

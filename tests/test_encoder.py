@@ -141,8 +141,8 @@ def test_an_array_that_is_no_sound_is_refused(encoder, sound: np.ndarray, rate: 
         encoder.encode_audio([sound], rate)
 
 
-@pytest.mark.parametrize("text", ["", "  \n", None, 3])
-def test_a_text_that_is_none_is_refused_with_its_number(encoder, text: object):
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_text_is_refused_with_its_number(encoder, text: str):
     with pytest.raises(UserError, match="text number 1 is empty or no string"):
         encoder.encode_text(["fine", text])
 

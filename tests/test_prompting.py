@@ -17,7 +17,7 @@ class AddTen(nn.Module):
 
 def tokens(*values: float) -> Tensor:
     """One row of tokens of width one."""
-    return torch.tensor(values)[None, :, None]
+    return torch.tensor(values, dtype=torch.float32)[None, :, None]
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])

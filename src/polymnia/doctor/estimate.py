@@ -6,7 +6,9 @@ Memory of one run is the sum of
 - ``method``: what the method holds, such as a teacher or a rehearsal memory (of full size from the start)
 - ``gradients`` and ``optimizer``: of what trains, as they are after a step
 - ``activations``: the distinct tensors that one forward pass keeps for the backward pass, and its batch
-- ``process``: Python, torch and its libraries: what this process held before the model was made
+- ``process``: Python, torch and its libraries: what this process held at most, without the parts above
+
+Decoded media are mapped from the cache's files: they fill memory that is free, and are given back when it gets short.
 
 Time is the median step of each kind of task times its number of steps, plus the forward passes of the test items after
 every task. Left out: decoding (once for all runs), probes and clustering, examples, the report.
@@ -55,8 +57,7 @@ class Cost:
 
 def estimate(planned: Sequence[Recipe], data: Data) -> dict[str, Any]:
     """The cost of all runs together. ``data`` must be whole, and that of every run of ``planned``."""
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    first = planned[0]
+    first, before = planned[0], _peak()
     assert data.curriculum is not None
     stages = _stages(first, data)
     kinds: dict[str, Cost] = {}  # seeds of a variant cost the same
@@ -67,6 +68,7 @@ def estimate(planned: Sequence[Recipe], data: Data) -> dict[str, Any]:
     most = max(costs, key=lambda c: sum(c.memory.values()))
     jobs = min(first.jobs, len(planned))
     seconds = stages * len({r.seed for r in planned}) + sum(c.seconds + c.evaluation for c in costs)
+    process = max(before, _peak() - sum(most.memory.values()))  # the first optimizer imports a good deal of torch
     one = sum(most.memory.values()) + process
     return {
         "runs": len(planned),
@@ -84,6 +86,11 @@ def estimate(planned: Sequence[Recipe], data: Data) -> dict[str, Any]:
             "all_on_this_many_jobs": seconds / jobs,
         },
     }
+
+
+def _peak() -> int:
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _media(data: Data) -> int:

@@ -59,7 +59,7 @@ def lines(estimate: dict[str, Any]) -> list[str]:
     return [
         f"parameters: {e['parameters']['trainable']:,} train, of {e['parameters']['total']:,}",
         f"memory: about {size(e['memory_of_one_run'])} a run ({parts}), {size(e['memory_of_all_jobs'])} with {jobs}",
-        f"disk: about {size(e['disk_for_media'])} of decoded media in the cache",
+        f"disk: about {size(e['disk_for_media'])} of decoded media in the cache (memory that is free holds them too)",
         f"time: about {duration(s['all_on_this_many_jobs'])} for {e['runs']} run(s), {e['steps']:,} steps, on {jobs}; "
         "decoding, probes and the report come on top",
         f"      first stages {duration(s['stages'])} a seed; a run: {variants}",

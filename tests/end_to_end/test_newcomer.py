@@ -102,7 +102,7 @@ def run(folder: Path, *words: str, path: str | None = None) -> subprocess.Comple
     if path:
         environment["PYTHONPATH"] = path
     command = [str(Path(sys.executable).with_name("polymnia")), "run", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

@@ -11,15 +11,14 @@ Memory of one run is the sum of
 Decoded media are mapped from the cache's files: they fill memory that is free, and are given back when it gets short.
 
 Time is the median step of each kind of task times its number of steps, plus the forward passes of the test items after
-every task. Left out: decoding (once for all runs), probes and clustering, examples, the report.
+every task, as if nothing else ran on this machine. Left out: decoding (once for all runs), probes and clustering,
+examples, the report.
 """
 
 from __future__ import annotations
 
 import resource
-import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,21 +26,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polymnia.continual.chain import Chain
-from polymnia.continual.method import embed_batch
 from polymnia.data.loader import Clean
 from polymnia.data.tasks import needed
 from polymnia.doctor.data import Data
+from polymnia.doctor.machine import cores
 from polymnia.doctor.madeup import MadeUp
-from polymnia.models.model import Model
+from polymnia.doctor.timing import evaluation, timed
 from polymnia.models.towers.cached import Config, Tower
-from polymnia.recipe import Recipe, TaskConfig
+from polymnia.recipe import Recipe
 from polymnia.runs import assemble
 from polymnia.runs.stages import stage_learner
-from polymnia.train.trainer import Objective, Trainer
-from polymnia.types import AudioFile, AudioSpec, ImageSpec, Modality, Source, Spec
-
-TIMED = 3  # steps after one that warms up
+from polymnia.types import AudioSpec, ImageSpec, Modality
 
 
 @dataclass
@@ -83,7 +78,7 @@ def estimate(planned: Sequence[Recipe], data: Data) -> dict[str, Any]:
             "stages": stages,
             "variants": {v or first.name: c.seconds + c.evaluation for v, c in kinds.items()},
             "all": seconds,
-            "all_on_this_many_jobs": seconds / jobs,
+            "all_on_this_many_jobs": seconds / min(jobs, max(1, cores() // first.threads)),
         },
     }
 
@@ -118,7 +113,7 @@ def _run(recipe: Recipe, data: Data) -> Cost:
         if kind not in per_step:
             batches = MadeUp(model, task, cfg)
             method.begin_task(model, task)
-            per_step[kind], kept_here = _timed(model, method, objective, batches, cfg, recipe.seed)
+            per_step[kind], kept_here = timed(model, method, objective, batches, cfg, recipe.seed)
             kept = max(kept, kept_here, key=lambda k: k["activations"])
             method.end_task(model, task, Clean(batches, torch.device(recipe.device)))
         seconds += per_step[kind] * total
@@ -127,7 +122,7 @@ def _run(recipe: Recipe, data: Data) -> Cost:
     trainable = {id(p): p.numel() for module in (model, method) for p in module.parameters() if p.requires_grad}
     return Cost(
         seconds,
-        (len(tasks) + 1) * _evaluation(model, method, data),
+        (len(tasks) + 1) * evaluation(model, method, data),
         steps,
         {"trainable": sum(trainable.values()), "total": sum(p.numel() for p in parameters.values())},
         {"weights": sum(map(_bytes, (model, *towers))), "method": _bytes(method), **kept},
@@ -146,60 +141,9 @@ def _stages(recipe: Recipe, data: Data) -> float:
         model, method, objective = stage_learner(recipe, task, cfg, shown, recipe.seed)
         method.begin_task(model, task)
         batches = MadeUp(model, task, cfg)
-        step, _ = _timed(model, method, objective, batches, cfg, recipe.seed)
+        step, _ = timed(model, method, objective, batches, cfg, recipe.seed)
         seconds += step * cfg.train.total(len(batches))
     return seconds
-
-
-def _timed(
-    model: Model, method: Chain, objective: Objective, batches: MadeUp, cfg: TaskConfig, seed: int
-) -> tuple[float, dict[str, int]]:
-    """Seconds of a training step, and the bytes that are held during one."""
-    settings = cfg.train.model_copy(update={"steps": TIMED + 1, "epochs": None, "stop": None, "measure": 0})
-    trainer = Trainer(model, method, objective, batches, settings, (seed, 1))
-    steps = trainer.steps()
-    kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        next(steps)
-    times = []
-    for _ in range(TIMED):
-        begun = time.perf_counter()
-        next(steps)
-        times.append(time.perf_counter() - begun)
-    state = trainer.optimizer.state.values() if trainer.optimizer else ()
-    return statistics.median(times), {
-        "gradients": sum(p.grad.nbytes for p in trainer.parameters if p.grad is not None),
-        "optimizer": sum(v.nbytes for s in state for v in s.values() if isinstance(v, Tensor)),
-        "activations": sum(kept.values()) + sum(x.nbytes for x in batches.made[0].inputs.values()),
-    }
-
-
-@torch.no_grad()
-def _evaluation(model: Model, method: Chain, data: Data) -> float:
-    """Seconds to embed the test items of every task with the towers that train, whole recordings included."""
-    assert data.curriculum is not None
-    seconds = 0.0
-    model.eval(), method.eval()
-    for task, cfg in data.curriculum.tasks:
-        for m in model.learn.intersection(task.modalities):
-            one = MadeUp(model, task, cfg, [m]).batch(0)
-            begun = time.perf_counter()
-            embed_batch(method, model, one)
-            each = (time.perf_counter() - begun) / len(one)
-            seconds += each * sum(_crops(i.sources[m], model.tower(m).spec, data) for i in task.test if m in i.sources)
-    return seconds
-
-
-def _crops(source: Source, spec: Spec, data: Data) -> float:
-    """How many training crops a test item is as long as."""
-    if not isinstance(spec, AudioSpec) or not isinstance(source, AudioFile):
-        return 1.0
-    return max(1.0, min(data.length.get(source, spec.seconds), spec.max_seconds) / spec.seconds)
 
 
 def _shown(recipe: Recipe, data: Data) -> Mapping[Modality, Any]:

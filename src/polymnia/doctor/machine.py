@@ -38,11 +38,10 @@ except (ImportError, OSError, RuntimeError) as error:
 def machine(places: dict[str, Path]) -> list[Finding]:
     """Python, cores, memory, and the free disk at ``places``."""
     total, available = memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = [
         Finding("machine", "python", f"{platform.python_version()} ({sys.executable})", sys.version_info >= (3, 11)),
         Finding("machine", "system", platform.platform(terse=True)),
-        Finding("machine", "cores", str(cores)),
+        Finding("machine", "cores", str(cores())),
         Finding("machine", "memory", f"{size(available)} available of {size(total)}"),
     ]
     for name, place in places.items():
@@ -51,6 +50,11 @@ def machine(places: dict[str, Path]) -> list[Finding]:
         note = "" if can else ", and it cannot be written to"
         found.append(Finding("machine", f"disk for {name}", f"{size(free)} free at {place}{note}", can))
     return found
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:

@@ -262,6 +262,36 @@ def test_every_missing_data_set_and_weight_is_told_at_once(tmp_path: Path):
     assert {c["task"] for c in found.counts} == {"mine"} and found.estimate is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "place", "message"),
+    [
+        (
+            {"towers.audio.out_dim": 20, "heads": {}},
+            "recipe/model",
+            "an identity head needs features of the joint size 16",
+        ),
+        ({"method": [{"use": "er", "budget": 10}]}, "recipe/model", "a memory of 10 bytes holds no two rows"),
+        ({"tasks.0.data.domains": ["nature"], "tasks.0.topics": ["sea"]}, "data/task seas", "no items of topic sea"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_told(changes: dict[str, Any], place: str, message: str):
+    assert message in bad(examine(override(small_recipe(small_root()), changes)).findings)[place]
+
+
+def test_a_tower_that_a_task_needs_is_told():
+    raw = small_recipe(small_root())
+    del raw["towers"]["text"]
+    told = bad(examine(raw).findings)
+    assert told["towers/text"].endswith("needs it: give towers.text")
+
+
+def test_a_recipe_that_only_watches_costs_no_steps():
+    raw = small_recipe(small_root(), stages=[], tasks=[])
+    raw["watch"] = [{"name": "seas", "data": small_recipe(small_root())["tasks"][0]["data"], "eval": ["retrieval"]}]
+    e = examine(raw).estimate
+    assert e is not None and e["steps"] == 0 and e["seconds"]["all"] == 0
+
+
 def test_too_little_memory_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("polymnia.doctor.examine.memory", lambda: (2**20, 2**20))
     found = examine(small_recipe(small_root()))

@@ -41,6 +41,12 @@ def check(recipe: Recipe) -> Data:
             data.findings.append(Finding("towers", modality, part.use))
         except UserError as error:
             data.findings.append(Finding("towers", modality, str(error), False))
+    for cfg in (*recipe.stages, *recipe.tasks):
+        wanted = dict.fromkeys((*(m for pair in cfg.pairs for m in pair), *getattr(cfg, "learn", ())))
+        if lacking := [m for m in wanted if m not in recipe.towers]:
+            data.findings.append(
+                Finding("towers", lacking[0], f"'{cfg.name}' needs it: give towers.{lacking[0]}", False)
+            )
     tasks = _tasks(recipe, data)
     if all(f.ok for f in data.findings):
         try:

@@ -13,6 +13,7 @@ from polymnia.doctor.estimate import estimate
 from polymnia.doctor.finding import Diagnosis, Finding, size
 from polymnia.doctor.machine import frameworks, machine, memory, optional, packages
 from polymnia.recipe import Recipe, plan
+from polymnia.types import UserError
 
 
 def examine(
@@ -43,10 +44,11 @@ def examine(
     torch.set_num_threads(planned[0].threads)
     try:
         costs = estimate(planned, checked)
+    except UserError as error:  # parts that do not fit together
+        return Diagnosis([*findings, Finding("recipe", "model", str(error), False)], counts)
     finally:
         torch.set_num_threads(before)
-    findings += _room(costs)
-    return Diagnosis(findings, counts, costs)
+    return Diagnosis([*findings, *_room(costs)], counts, costs)
 
 
 def _names(planned: Sequence[Recipe]) -> str:

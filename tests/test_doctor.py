@@ -270,7 +270,7 @@ def test_every_missing_data_set_and_weight_is_told_at_once(tmp_path: Path):
             "recipe/model",
             "an identity head needs features of the joint size 16",
         ),
-        ({"method": [{"use": "er", "budget": 10}]}, "recipe/model", "a memory of 10 bytes holds no two rows"),
+        ({"method": [{"use": "er", "budget": 10}]}, "recipe/model", "a memory of 10 bytes holds no row"),
         ({"tasks.0.data.domains": ["nature"], "tasks.0.topics": ["sea"]}, "data/task seas", "no items of topic sea"),
     ],
 )

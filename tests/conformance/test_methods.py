@@ -55,7 +55,8 @@ def learn(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learn:
     def go(**changes: Any) -> Learned:
         key = json.dumps(changes, sort_keys=True)
         if key not in known:
-            session = Session(tiny(shared, tmp_path_factory.mktemp("runs"), train__steps=STEPS, **changes))
+            recipe = tiny(shared, tmp_path_factory.mktemp("runs"), train__steps=STEPS, examples=0, **changes)
+            session = Session(recipe)
             before = {m: _copy(t.state_dict()) for m, t in session.towers.items()}
             known[key] = Learned(session, session.go(), before)
         return known[key]

@@ -18,6 +18,8 @@ from polymnia.report.metrics import Watched, all_metrics
 from polymnia.report.summary import CONTINUAL, GAIN, SECONDS, Row, columns, trained_share
 
 WIDE = 132  # columns of a terminal that has room for every task
+NARROW = 100  # below it the transfers give way to whole names of methods
+TRANSFERS = ("backward_transfer", "forward_transfer")
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,12 @@ def print_table(report: Report, console: Console) -> None:
     present = list(dict.fromkeys(k for row in rows for k in row))
     keys = [k for k in names if k in present]
     if console.width < WIDE:
-        keys = [k for k in keys if k not in ("trainable", "seconds")]
+        less = ("trainable", "seconds") if console.width >= NARROW else ("trainable", "seconds", *TRANSFERS)
+        keys = [k for k in keys if k not in less]
     else:
         keys = [*keys[:-2], *[k for k in present if k.startswith("task/")], *keys[-2:]]
     table = Table(title=f"score in percent, {rows[0]['head']} head", title_justify="left")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for key in keys:
         table.add_column(escape(names.get(key, key.removeprefix("task/"))), justify="right", no_wrap=True)
     for row in rows:

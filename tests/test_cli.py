@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,12 +97,12 @@ def test_report_writes_a_page_about_run_folders(tmp_path: Path):
     assert "seas" in Path(page).read_text() and "tunes" in Path(page).read_text()
 
 
-def test_search_prints_what_the_function_finds():
-    query = "a slow low drum"
-    hits = search(small_run(), query, "image", 3, 1)
-    code, out, _ = command("search", str(small_run()), query, "-k", "3", "--in", "image", "--task", "1", "--json")
+def test_search_prints_what_the_function_finds(tmp_path: Path):
+    query, run = "a slow low drum", str(shutil.copytree(small_run(), tmp_path / "run"))  # a search leaves its gallery
+    hits = search(Path(run), query, "image", 3, 1)
+    code, out, _ = command("search", run, query, "-k", "3", "--in", "image", "--task", "1", "--json")
     assert code == 0 and [h["id"] for h in json.loads(out)] == [h.id for h in hits]
-    code, out, _ = command("search", str(small_run()), query, "-k", "3", "--in", "image", "--task", "1")
+    code, out, _ = command("search", run, query, "-k", "3", "--in", "image", "--task", "1")
     assert code == 0 and all(f"{h.score:.3f}" in out for h in hits)
 
 

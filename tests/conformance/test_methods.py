@@ -49,7 +49,7 @@ Learn = Callable[..., Learned]
 
 @pytest.fixture(scope="module")
 def learn(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Learn:
-    """Learns three tasks; the same settings are learned once. ``fresh`` gives a run folder of its own."""
+    """Learns three tasks; the same settings are learned once."""
     known: dict[str, Learned] = {}
 
     def go(**changes: Any) -> Learned:

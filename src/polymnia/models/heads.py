@@ -39,7 +39,9 @@ def reset(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
-            with torch.no_grad():
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                if layer.bias is not None:
-                    layer.bias.uniform_(-bound, bound, generator=generator)
+            for parameter in layer.parameters(recurse=False):  # weight, then bias
+                # Drawn beside the generator and copied: the layer may lie on a device that has none.
+                drawn = torch.empty_like(parameter, device=generator.device).uniform_(
+                    -bound, bound, generator=generator
+                )
+                parameter.data.copy_(drawn)

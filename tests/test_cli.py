@@ -108,3 +108,11 @@ def test_search_prints_what_the_function_finds(tmp_path: Path):
 
 def test_the_recipes_that_come_along_are_found():
     assert {"demo.yaml", "soundworld.yaml"} <= {p.name for p in _recipes().iterdir()}
+
+
+def test_runs_that_fail_for_one_reason_say_it_once(tmp_path: Path):
+    path = tmp_path / "nowhere.yaml"
+    task = {"name": "t", "pairs": [["audio", "text"]], "data": {"use": "esc10", "root": "gone"}}
+    path.write_text(yaml.safe_dump(small_recipe(tmp_path, tasks=[task], stages=[], seeds=[0, 1, 2])))
+    code, _, err = command("run", str(path))
+    assert code == 2 and err.count("does not exist") == 1 and "all 3 runs" in err and "data=FOLDER" in err

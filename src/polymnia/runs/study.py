@@ -74,8 +74,18 @@ def study(
     folders = [r.folder for r in finished]
     report = write_report(folders, planned[0].out / f"{planned[0].name}-report") if folders else None
     if failed or report is None:
-        raise UserError("; ".join(f"{label(r)}: {why}" for r, why in failed))
+        raise UserError(_complaint(planned, failed))
     return Study(tuple(finished), report)
+
+
+def _complaint(planned: Sequence[Recipe], failed: Sequence[tuple[Recipe, str]]) -> str:
+    """Which runs failed and why, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for recipe, why in failed:
+        by_reason.setdefault(why, []).append(label(recipe))
+    if len(planned) > 1 and len(by_reason) == 1 and len(failed) == len(planned):
+        return f"all {len(planned)} runs: {failed[0][1]}"
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
 
 
 def label(recipe: Recipe) -> str:

@@ -227,7 +227,6 @@ def test_hooks_take_what_the_abstract_ones_take(module: ModuleType) -> None:
         assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
 
 
-@pytest.mark.xfail(strict=True, reason="life.py renews heads before begin_task: do it after, and drop this line")
 def test_a_teacher_keeps_the_old_head_where_every_task_draws_a_new_one(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

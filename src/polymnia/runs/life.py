@@ -142,11 +142,11 @@ class Session:
 
     def _learn(self, number: int, lesson: tuple, resumed: dict | None, log: record.Log, started: float) -> None:
         task, cfg, batches, settings, after = lesson
-        if number and resumed is None:
-            self.model.renew_heads(task.index)
         self.method.begin_task(self.model, task)
         if resumed is not None:
             self._load_learner(resumed)
+        elif number:  # behind begin_task: the teacher's head is the old one
+            self.model.renew_heads(task.index)
         own = cfg.objective if self.sequential else None
         trainer = Trainer(
             self.model,

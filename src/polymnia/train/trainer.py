@@ -66,10 +66,20 @@ class Trainer:
             raise UserError("nothing trains: every tower is frozen and no head or method has parameters")
         self.optimizer = build_optimizer(cfg, self.parameters) if self.parameters else None
         self.balancer = Balancer(method.balances)
+        self._refuse_short_tasks()
         self.done = 0
         self.factor = 1.0  # of the plateau rule
         self.best: dict[str, Any] = {"metric": -math.inf, "epoch": -1, "cut": -1, "model": None, "method": None}
         self.stopped = False
+
+    def _refuse_short_tasks(self) -> None:
+        """A task that ends before the balance is measured would silently train at the literal scale."""
+        for name, balance in self.method.balances.items():
+            if 0 < self.total < balance.skip + balance.batches:
+                raise UserError(
+                    f"{name}: balance measures steps {balance.skip + 1} to {balance.skip + balance.batches}, but the "
+                    f"task has {self.total}; train longer, or lower balance.skip and balance.batches"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return {

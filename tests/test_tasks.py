@@ -155,6 +155,7 @@ def test_names_of_sets_do_not_depend_on_how_often_they_are_read(root: Path):
     [
         ({"topics": ["sea", "ice"]}, "task 't0': no items of topic ice"),
         ({"split": {"order": ["ice"]}}, "task 't0': split.order names ice, which no item has"),
+        ({"split": {"order": ["sea"]}}, "task 't0': split.order leaves out .*; name every value"),
         ({"name": "x"}, "two tasks are called 'x'"),
         ({"data": data("gone")}, "not found: .*gone does not exist. Point data="),
         ({"data": []}, "task 't0' has no items"),

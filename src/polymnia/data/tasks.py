@@ -114,6 +114,12 @@ def _split(cfg: TaskData, items: list[Item]) -> Iterable[tuple[str, list[Item]]]
     unknown = set(order) - set(keys.values())
     if unknown:
         raise UserError(f"task '{cfg.name}': split.order names {', '.join(sorted(unknown))}, which no item has")
+    left_out = set(keys.values()) - set(order)
+    if left_out:
+        raise UserError(
+            f"task '{cfg.name}': split.order leaves out {', '.join(sorted(left_out))}; name every value, or choose "
+            "with topics"
+        )
     size = cfg.split.per_task
     parts = [order[i : i + size] for i in range(0, len(order), size)]
     return [(f"{cfg.name}-{'+'.join(p)}", [i for i in items if keys[id(i)] in p]) for p in parts]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from polymnia.continual.chain import sequential
 from polymnia.continual.objective import Objective
@@ -122,7 +123,18 @@ class Session:
         return sum(s.total(len(b)) for _, _, b, s, _ in self.lessons)
 
     def go(self) -> Run:
-        """Train what is not trained yet. Raises Interrupted after SIGTERM, with everything saved."""
+        """Train what is not trained yet.
+
+        Raises Interrupted after SIGTERM, with everything saved; UserError while another process trains this run.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):  # the system lets go of it when a process dies
+                return self._go()
+        except Timeout:
+            raise UserError(f"another process is at work in {self.folder}; wait for it") from None
+
+    def _go(self) -> Run:
         log = record.Log(self.folder / "log.jsonl")
         state = self._resume(log)
         record.begin(self)

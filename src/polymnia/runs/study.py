@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from polymnia.report.page import write_report
 from polymnia.report.tables import Report
 from polymnia.runs import assemble
 from polymnia.runs.encoder import read_matrix
-from polymnia.runs.life import Run, Session
+from polymnia.runs.life import Interrupted, Run, Session
 from polymnia.runs.signals import on_sigterm
 from polymnia.types import UserError
 
@@ -98,8 +100,8 @@ def _all_here(planned: Sequence[Recipe], progress: Progress) -> tuple[list[Run],
         name = label(recipe)
         try:
             runs.append(one(recipe, lambda what, done, total, name=name: progress(name, what, done, total)))
-        except UserError as error:
-            failed.append((recipe, str(error)))
+        except Exception as error:  # a fault of one run must not cost the others, nor the report
+            failed.append((recipe, _reason(error)))
             progress(name, "failed", 0, 0)
         else:
             progress(name, "done", 1, 1)
@@ -114,9 +116,16 @@ def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[l
     over = threading.Event()
     listener = threading.Thread(target=_listen, args=(queue, over, progress), daemon=True)
     listener.start()
+    asked = threading.Event()
+
+    def stop() -> None:
+        asked.set()
+        for child in multiprocessing.active_children():
+            child.terminate()  # each run saves and exits
+
     with (
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_adopt, initargs=(queue, list(sys.path))) as pool,
-        on_sigterm(_stop_children),
+        on_sigterm(stop),
     ):
         futures = [(r, pool.submit(_child, r)) for r in planned]
         try:
@@ -124,8 +133,10 @@ def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[l
                 try:
                     future.result()
                     runs.append(Run(recipe.folder, recipe, read_matrix(recipe.folder)))
-                except UserError as error:
-                    failed.append((recipe, str(error)))
+                except Exception as error:
+                    if asked.is_set():  # a worker that was stopped while idle breaks the pool
+                        raise Interrupted from error
+                    failed.append((recipe, _reason(error)))
         except SystemExit:  # a child was asked to stop, and saved: the others too, and nothing new is begun
             pool.shutdown(cancel_futures=True)
             raise
@@ -135,10 +146,12 @@ def _spread(planned: Sequence[Recipe], jobs: int, progress: Progress) -> tuple[l
     return runs, failed
 
 
-def _stop_children() -> None:
-    """SIGTERM goes on to the runs, each of which saves and exits."""
-    for child in multiprocessing.active_children():
-        child.terminate()
+def _reason(error: Exception) -> str:
+    """Why a run failed: bad input in its own words, anything else with its traceback on stderr."""
+    if isinstance(error, UserError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error} (its traceback is above; this is a fault of the program or of a part)"
 
 
 _queue: Queue[tuple[str, str, int, int]] | None = None  # of this worker process
@@ -149,6 +162,7 @@ def _adopt(queue: Queue[tuple[str, str, int, int]], path: list[str]) -> None:
     global _queue
     _queue = queue
     sys.path[:] = path
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted().code))  # until a run has its own way to stop
 
 
 def _child(recipe: Recipe) -> None:

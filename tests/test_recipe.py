@@ -82,7 +82,7 @@ def test_an_unknown_part_names_the_nearest_known_one(changes: dict[str, Any], me
         ({"train.lr": -1}, "train.lr: Input should be greater than 0"),
         ({"train.augment.crop": "loud"}, "train.augment.crop: Input should be 'random' or 'loudest'"),
         ({"train": 3}, "train: Input should be a valid dictionary"),
-        ({"train.epochs": 2}, "give either steps or epochs"),
+        ({"train": {"steps": 1, "epochs": 2}}, "give either steps or epochs"),
         ({"tasks": []}, "a recipe needs tasks, or at least something to watch"),
         ({"tasks.0.pairs": [["audio", "sound"]]}, "tasks.0.pairs.0.1: Input should be 'audio', 'image' or 'text'"),
         ({"tasks.0.pairs": [["audio", "audio"]]}, "tasks.0.pairs: a pair is of two different modalities"),
@@ -126,7 +126,13 @@ def test_a_base_of_a_base_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- 1\n", "must be a mapping"), ("a: [1\n", "is no YAML recipe"), ("base: no.yaml\n", "no recipe at .*no.yaml")],
+    [
+        ("- 1\n", "must be a mapping"),
+        ("a: [1\n", "is no YAML recipe"),
+        ("base: no.yaml\n", "own.yaml: base: 'no.yaml' is no recipe file"),
+        ("base: 3\n", "base: 3 is no recipe"),
+        ("a: 1\na: 2\n", "key 'a' twice"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str, message: str):
     with pytest.raises(UserError, match=message):
@@ -334,3 +340,8 @@ def test_an_override_that_reaches_no_entry_of_a_variant_is_an_error():
 def test_a_fault_in_a_variant_names_the_variant():
     with pytest.raises(UserError, match="mine, variant 'c': train: unknown key 'lrr'"):
         expand(study(variants={"c": {"train.lrr": 1}}), "mine")
+
+
+def test_an_override_of_the_steps_takes_the_place_of_the_epochs():
+    raw = override({"train": {"epochs": 3, "batch": 4}}, {"train.steps": 7})
+    assert raw == {"train": {"batch": 4, "steps": 7}}

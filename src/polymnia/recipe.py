@@ -149,7 +149,10 @@ def read(path: str | Path) -> dict[str, Any]:
     """A recipe file as plain data, its ``base:`` merged in. One level of inheritance only."""
     raw = _yaml(Path(path))
     if "base" in raw:
-        base_path = Path(path).parent / raw.pop("base")
+        named = raw.pop("base")
+        if not isinstance(named, str) or not (Path(path).parent / named).is_file():
+            raise UserError(f"{path}: base: {named!r} is no recipe file beside it")
+        base_path = Path(path).parent / named
         base = _yaml(base_path)
         if "base" in base:
             raise UserError(f"{base_path}: a base may not have a base of its own (one level of inheritance)")
@@ -158,7 +161,16 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as a string (it wants 3.0e-4); a person means the number."""
+    """YAML 1.1 reads 3e-4 as a string (it wants 3.0e-4); a person means the number. A key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -178,6 +190,9 @@ def _yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+LENGTHS = {"steps": "epochs", "epochs": "steps"}
+
+
 def override(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``raw`` with dotted keys set: ``train.lr``, ``tasks.0.train.steps``, ``method.lwf.weight``.
 
@@ -194,6 +209,8 @@ def override(raw: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
                 at[place] = {"use": inner} if isinstance(inner, str) else {}
             at = at[place]
         at[_position(at, last, key) if isinstance(at, list) else last] = value
+        if last in LENGTHS and isinstance(at, dict):  # a task is as long as its steps or its epochs say, not both
+            at.pop(LENGTHS[last], None)
     return raw
 
 

@@ -118,6 +118,7 @@ def table(folder: Path, *rows: str) -> Path:
 def test_a_run_goes_on_without_a_few_broken_media_and_lists_them(collection: Path, tmp_path: Path):
     said = run(collection, tmp_path)
     assert said.code == 0, said.err
+    assert f"{len(BROKEN)} broken items left out" in said.err
     (task,) = meta(tmp_path)["tasks"]
     assert task["items"] == {"train": TRAIN - len(BROKEN), "valid": 0, "test": TEST}
     listed = {f["id"].removeprefix("manifest/"): f["reason"] for f in task["failed"]}
@@ -232,8 +233,14 @@ def test_a_task_that_needs_a_tower_which_is_not_there_is_refused(own: Path, tmp_
 
 def test_a_task_without_test_items_is_refused_before_it_is_trained(own: Path, tmp_path: Path):
     rows = [f"{n},n{n}.wav,n{n}.png,train" for n in range(9)]
-    assert "'mine' has no test items to score" in run(table(own, "id,audio,image,split", *rows), tmp_path).error
+    assert "'mine' has no test items to be scored on" in run(table(own, "id,audio,image,split", *rows), tmp_path).error
     assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
+
+
+def test_early_stopping_without_validation_items_is_refused_before_anything_is_decoded(own: Path, tmp_path: Path):
+    rows = [f"{n},n{n}.wav,n{n}.png,{'test' if n > 6 else 'train'}" for n in range(9)]
+    made = run(table(own, "id,audio,image,split", *rows), tmp_path, "train.stop={patience: 1}")
+    assert "task 'mine' has no valid items, which train.stop" in made.error
 
 
 # --- the recipe

@@ -4,7 +4,8 @@ from polymnia.continual.method import AbstractMethod, MethodConfig, Setup
 
 
 class Config(MethodConfig):
-    """No keys. The run takes the batches of all tasks in one shuffled sequence, with the steps of all of them."""
+    """No keys. The run takes the batches of all tasks in one shuffled sequence, with the steps of all of them and the
+    other ``train`` settings of the first; early stopping watches the mean over the tasks."""
 
 
 class Method(AbstractMethod):

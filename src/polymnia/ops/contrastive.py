@@ -57,4 +57,6 @@ def info_nce(
         raise UserError(f"info_nce needs queries and keys, got {len(query)} and {len(key)}")
     if len(positive) != len(query):
         raise UserError(f"info_nce: {len(query)} queries but {len(positive)} positives")
+    if not 0 <= int(positive.min()) <= int(positive.max()) < len(key):
+        raise UserError(f"info_nce: positive holds row numbers of {len(key)} keys, got {positive.tolist()[:8]}")
     return cross_entropy(scale * normalize(query, dim=-1) @ normalize(key, dim=-1).T, positive.long())

@@ -14,6 +14,7 @@ from polymnia.report.folders import read_methods
 from polymnia.report.gallery import gallery
 from polymnia.report.logs import INERT, fact_means, gradient_shares
 from polymnia.report.tables import Report
+from polymnia.types import UserError
 
 HEAD_WORDS = {
     "latest": "every task tested through the projection heads as they are at that moment",
@@ -23,8 +24,12 @@ HEAD_WORDS = {
 
 def write_report(runs: Sequence[Path], out: Path) -> Report:
     """Compare run folders; write report.html, report.md, summary.csv, matrix.csv and figure.png into ``out``."""
-    methods = read_methods(runs)
-    out.mkdir(parents=True, exist_ok=True)
+    # `report runs/*` also names the folder that a study wrote its report into
+    methods = read_methods([r for r in runs if not (r / "report.html").exists() or (r / "meta.json").exists()])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the report cannot be written into {out}: {error}") from error
     found = content(methods)
     rows = found["summary"]
     text = tables.markdown(found["title"], found["intro"], methods, rows, found["watched"], found["notes"])

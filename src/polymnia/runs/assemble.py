@@ -49,7 +49,26 @@ def read_tasks(recipe: Recipe) -> Curriculum:
     names = [t.name for t, _ in built] + [t.name for t in watch]
     if len(set(names)) < len(names):
         raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
-    return Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch)
+    curriculum = Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch)
+    _refuse_unscored(recipe, curriculum)
+    return curriculum
+
+
+def _refuse_unscored(recipe: Recipe, curriculum: Curriculum) -> None:
+    """Every task has items to be scored on, and to be validated on where early stopping or the plateau rule asks."""
+    way = "mark rows in the split column, or use the data set's keys for it (a manifest's test_share, valid_share)"
+    for task in [t for t, _ in curriculum.tasks] + curriculum.watch:
+        if not getattr(task, recipe.eval_split):
+            raise UserError(f"task '{task.name}' has no {recipe.eval_split} items to be scored on; {way}")
+    for task, cfg in curriculum.tasks:
+        if cfg.train.validates and not task.valid:
+            raise UserError(
+                f"task '{task.name}' has no valid items, which train.stop and schedule plateau watch; {way}, "
+                "or drop them"
+            )
+    for task, stage in zip(curriculum.stages, recipe.stages, strict=True):
+        if stage.train.validates:
+            raise UserError(f"stage '{task.name}': a stage trains all its steps; drop train.stop and schedule plateau")
 
 
 def _single(cfg: TaskData, sets: Sets, learned: bool) -> Task:

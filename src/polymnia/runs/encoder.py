@@ -131,6 +131,11 @@ def load(folder: Path, task: int | None = None, data: Path | None = None) -> Enc
     numbers = {int(p.stem.split("-")[1]): p for p in sorted(kept, key=lambda p: int(p.stem.split("-")[1]))}
     if not numbers:
         raise UserError(f"{folder} has no finished task yet: run `polymnia run` on its recipe.yaml first")
+    if task is None and recipe.tasks and max(numbers) == 0:
+        raise UserError(
+            f"{folder} has learned no task yet: run `polymnia run` on its recipe.yaml; "
+            "or ask for task 0, before the first"
+        )
     wanted = max(numbers) if task is None else task
     if wanted not in numbers:
         raise UserError(f"{folder}: no encoder after task {wanted}; there are {', '.join(map(str, numbers))}")

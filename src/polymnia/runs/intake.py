@@ -24,7 +24,7 @@ def pixels(image: str | Path | ImageFile | Image.Image, spec: ImageSpec) -> UInt
     """A picture as the tower eats it. Raises MediaError for a file that cannot be read."""
     if isinstance(image, Image.Image):
         return fit_image(image, spec.size, spec.channels)
-    source = image if isinstance(image, ImageFile) else ImageFile(Path(image))
+    source = image if isinstance(image, ImageFile) else ImageFile(_path(image, "encode_image", "a PIL image"))
     return decode_image(source, spec.size, spec.channels)
 
 
@@ -37,12 +37,18 @@ def clip(sound: str | Path | AudioFile | np.ndarray, rate: int | None, spec: Aud
         wave = _mono(sound, rate)
         wave = soxr.resample(wave, rate, spec.sample_rate, quality="HQ") if rate != spec.sample_rate else wave
     else:
-        source = sound if isinstance(sound, AudioFile) else AudioFile(Path(sound))
+        source = sound if isinstance(sound, AudioFile) else AudioFile(_path(sound, "encode_audio", "a numpy array"))
         wave = decode_audio(source, spec.sample_rate)
     most = round(spec.max_seconds * spec.sample_rate)
     first = max(0, len(wave) - most) // 2
     wave = np.clip(wave[first : first + most], -1.0, 1.0)
     return np.pad(wave, (0, max(0, spec.samples - len(wave)))).astype(np.float32)
+
+
+def _path(given: Any, what: str, other: str) -> Path:
+    if not isinstance(given, (str, Path)):
+        raise UserError(f"{what} takes paths or {other} each, not {type(given).__name__}")
+    return Path(given)
 
 
 def _mono(array: np.ndarray, rate: int | None) -> Float32[np.ndarray, " n"]:

@@ -69,6 +69,8 @@ class Session:
         collection = Collection.open(curriculum.items, specs, recipe.cache / "media", self._decoding)
         self.curriculum = assemble.drop_broken(recipe, curriculum, collection.failed)
         self.dropped = assemble.dropped(curriculum, collection.failed)
+        if collection.failed:
+            on_step(f"{len(collection.failed)} broken items left out: see meta.json", 0, 0)
         self.fingerprint = assemble.fingerprint(curriculum)
         self.stage_keys = run_stages(recipe, self.curriculum.stages, self.towers, collection, self._stage_step)
         still = [m for m, part in recipe.towers.items() if part.config.frozen]
@@ -107,7 +109,7 @@ class Session:
         every = tuple(i for t, _ in tasks for i in t.train)
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
         joint = Task("joint", 1, every, (), (), pairs)
-        settings = tasks[0][1].train.model_copy(update={"steps": steps, "epochs": None, "stop": None})
+        settings = tasks[0][1].train.model_copy(update={"steps": steps, "epochs": None})
         return [(joint, tasks[0][1], Interleaved(loaders, self.recipe.seed), settings, len(tasks))]
 
     def _count_trainable(self) -> int:
@@ -127,7 +129,10 @@ class Session:
 
         Raises Interrupted after SIGTERM, with everything saved; UserError while another process trains this run.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to out={self.recipe.out}: {error}") from error
         try:
             with FileLock(self.folder / ".lock", timeout=0):  # the system lets go of it when a process dies
                 return self._go()
@@ -141,6 +146,7 @@ class Session:
         started = time.monotonic() - state["seconds"]
         with on_sigterm(self._ask_to_stop):
             if not self.book.rows:
+                record.warn_of_broken(log, self.dropped)
                 self._score(0, log)
             for number, lesson in enumerate(self.lessons):
                 if number < state["lesson"]:
@@ -205,7 +211,15 @@ class Session:
         return Embedder(self.model, self.method, self.collection, self.towers, encoder=signature(self.model))
 
     def _validator(self, task: Task) -> Callable[[], float] | None:
-        return (lambda: validation_score(task, self.embedder())) if task.valid else None
+        watched = [task] if self.sequential else [t for t, _ in self.curriculum.tasks]
+        if not all(t.valid for t in watched):
+            return None  # nothing asks for it: assemble refuses a rule that watches what is not there
+
+        def validate() -> float:
+            embed = self.embedder()
+            return sum(validation_score(t, embed) for t in watched) / len(watched)
+
+        return validate
 
     def _save(self, position: int, lesson: int, trainer: Trainer | None, log: record.Log, started: float) -> None:
         state = {

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,14 @@ class Log:
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def warn_of_broken(log: Log, dropped: Mapping[str, Mapping[str, str]]) -> None:
+    """A warning for each task that items were left out of, with the first reasons; meta.json lists them all."""
+    for task, failed in dropped.items():
+        if failed:
+            shown = "; ".join(f"{i}: {why}" for i, why in sorted(failed.items())[:3])
+            log.write("warning", message=f"{len(failed)} broken items of '{task}' were left out ({shown})")
 
 
 def warn_if_inert(log: Log, task: Task) -> None:

@@ -37,7 +37,7 @@ class TrainConfig(Frozen):
 
     steps: NonNegativeInt | None = None
     epochs: NonNegativeInt | None = None
-    batch: PositiveInt = 64
+    batch: int = Field(64, ge=2)  # one row has nothing to be contrasted with
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 0.0

@@ -1,13 +1,14 @@
 """A teacher: a frozen copy of what trains, sharing what is frozen."""
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from polymnia.models.model import Model
-from polymnia.types import Modality
+from polymnia.types import Batch, Modality, Outputs
 
 
 class Snapshot(nn.Module):
@@ -36,6 +37,14 @@ class Snapshot(nn.Module):
     @torch.no_grad()
     def features(self, modality: Modality, x: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b o"]:
         return self.towers[modality](x)
+
+    def compare(
+        self, batch: Batch, out: Outputs
+    ) -> Iterator[tuple[Modality, Float[Tensor, "_ o"], Float[Tensor, "_ o"]]]:
+        """Modality, new and old features of the same inputs, for every tower of the batch that trains."""
+        for m, h in out.features.items():
+            if m in self.towers:
+                yield m, h, self.features(m, batch.inputs[m])
 
     def head(self, modality: Modality, h: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
         """The old head's raw output; gradient passes through to ``h`` (LwF: g of the old task on new features)."""

@@ -60,10 +60,7 @@ class Method(AbstractMethod):
         if self.task < self.cfg.first:
             return {}
         terms: Terms = {}
-        for m, h in out.features.items():
-            if m not in self.teacher.towers:
-                continue
-            old = self.teacher.features(m, batch.inputs[m])
+        for m, h, old in self.teacher.compare(batch, out):
             teacher = old if self.task <= 1 else self.teacher.head(m, old)
             student = self._active[m](model.head(m, h))
             terms[m] = self.cfg.term(student, teacher)

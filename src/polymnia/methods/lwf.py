@@ -39,10 +39,7 @@ class Method(AbstractMethod):
         if self.task < self.cfg.first:
             return {}
         terms: Terms = {}
-        for m, h in out.features.items():
-            if m not in self.teacher.towers:
-                continue
-            old = self.teacher.features(m, batch.inputs[m])
+        for m, h, old in self.teacher.compare(batch, out):
             student, teacher = h, old
             if self.task > 1:
                 student, teacher = self.teacher.head(m, h), self.teacher.head(m, old)

@@ -44,12 +44,25 @@ class Captions:
     texts: tuple[str, ...]
 
 
-Source = AudioFile | ImageFile | Captions
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """The pictures of a video, or of the stretch [start, start + seconds) of one (to the end when None)."""
+
+    path: Path
+    start: float = 0.0
+    seconds: float | None = None
+
+
+Source = AudioFile | ImageFile | VideoFile | Captions
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing of a collection. Items of the same ``group`` are positives of each other."""
+    """One thing of a collection. Items of the same ``group`` are positives of each other.
+
+    ``origin`` names the recordings that it was made from, beyond this data set (``youtube:<id>``,
+    ``freesound:<id>``): items that share one are the same material, wherever they come from.
+    """
 
     id: str
     sources: Mapping[Modality, Source]
@@ -58,6 +71,7 @@ class Item:
     split: Split = "train"
     labels: tuple[str, ...] = ()
     fold: int = 0
+    origin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ def finished(folder: Path) -> list[str]:
     return sorted(m["variant"] for m in metas if m["finished"])
 
 
+def training(out: Path) -> list[Path]:
+    """Logs of runs that have made a step: before it there is nothing to save."""
+    return [log for log in out.glob("*/log.jsonl") if '"step",' in log.read_text()]
+
+
 def command_line(path: Path) -> list[str]:
     return [str(Path(sys.executable).with_name("polymnia")), "run", str(path)]
 
@@ -70,9 +75,8 @@ def test_sigterm_stops_every_run_of_a_study_and_the_same_command_goes_on(shared:
     with subprocess.Popen(
         command_line(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
-        while len(list((tmp_path / "runs").glob("*/log.jsonl"))) < 2 and process.poll() is None:
+        while len(training(tmp_path / "runs")) < 2 and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 75, (out, err)

@@ -21,6 +21,13 @@ class DatasetConfig(Frozen):
     root: Path
 
 
+class OnlineConfig(DatasetConfig):
+    """For sets whose clips everyone fetches from a video site, where some are gone: a share of at most
+    ``max_missing`` of the files may be absent. They are left out, and every score says how many there were."""
+
+    max_missing: float = Field(0.5, ge=0, le=1)
+
+
 def require(path: Path, what: str) -> Path:
     """``path`` if it exists; else a UserError that says what was looked for and what to point ``data=`` at."""
     if not path.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Sets:
 def _renamed(item: Item, name: str) -> Item:
     new = f"{name}/{item.id}"
     group = new if item.group == item.id else item.group  # a group of its own must stay one among several sets
-    return Item(new, item.sources, group, item.topic, item.split, item.labels, item.fold)
+    return replace(item, id=new, group=group)
 
 
 def build_tasks(configs: Sequence[TaskData], sets: Sets, learned: bool = True) -> list[tuple[Task, int]]:

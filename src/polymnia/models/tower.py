@@ -52,6 +52,10 @@ class AbstractTower(nn.Module):
         """Logits of the tower's own classifier on its features, one a name in ``class_names``."""
         raise UserError(f"the {self.modality} tower {type(self).__module__} has no classifier of its own")
 
+    def frames(self, x: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b t o"], Float[Tensor, " t"]]:
+        """Features over time, for towers of sound that have them: rows, and the centre of each in seconds."""
+        raise UserError(f"the {self.modality} tower {type(self).__module__} has no features over time")
+
     def no_prompt(self, prompt: Tensor | None) -> None:
         """For towers of depth 0: refuse prompts."""
         if prompt is not None:

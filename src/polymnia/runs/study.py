@@ -165,14 +165,24 @@ def _adopt(queue: Queue[tuple[str, str, int, int]], path: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted().code))  # until a run has its own way to stop
 
 
+_asked_to_stop = False  # this worker process; the pool may have handed it the next run before it could be cancelled
+
+
 def _child(recipe: Recipe) -> None:
+    global _asked_to_stop
     name = label(recipe)
+    if _asked_to_stop:
+        raise Interrupted
 
     def tell(what: str, done: int, total: int) -> None:
         assert _queue is not None
         _queue.put((name, what, done, total))
 
-    one(recipe, tell)
+    try:
+        one(recipe, tell)
+    except Interrupted:
+        _asked_to_stop = True
+        raise
     tell("done", 1, 1)
 
 

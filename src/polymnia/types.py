@@ -16,6 +16,8 @@ from polymnia.errors import UserError as UserError  # every layer takes it from 
 Modality = Literal["audio", "image", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Split = Literal["train", "valid", "test"]
+Fit = Literal["square", "resize_crop"]
+Frames = Literal["mean", "middle"]
 Pair = tuple[Modality, Modality]
 Terms = dict[str, Float[Tensor, ""]]
 
@@ -80,23 +82,40 @@ class AudioSpec:
 
     ``seconds`` is the training crop and the least length (shorter clips are zero-padded);
     evaluation takes whole clips up to ``max_seconds`` (a centred window of longer ones).
+    ``min_seconds``: another least length in evaluation, for towers that fill up short clips in their own way.
     """
 
     sample_rate: int
     seconds: float
     max_seconds: float = 30.0
+    min_seconds: float | None = None
 
     @property
     def samples(self) -> int:
         return round(self.sample_rate * self.seconds)
 
+    @property
+    def least(self) -> int:
+        """Samples that a clip has at least in evaluation."""
+        return self.samples if self.min_seconds is None else max(1, round(self.sample_rate * self.min_seconds))
+
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What an image tower eats: uint8 (channels, size, size); resized on the short side, centre-cropped."""
+    """What an image tower eats: uint8 (channels, size, size), bicubic.
+
+    ``fit``: the centred ``square`` resized, or the whole picture resized on its short side and then cropped
+    (``resize_crop``): CLIP's rule, which differs by a fraction of a pixel.
+
+    Of a video, its features are the ``mean`` of those of ``fps`` frames a second, or it is read as one picture: the
+    ``middle`` frame.
+    """
 
     size: int
     channels: int = 3
+    fit: Fit = "square"
+    fps: float = 1.0
+    frames: Frames = "mean"
 
 
 @dataclass(frozen=True, slots=True)

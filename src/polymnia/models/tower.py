@@ -9,16 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import Field
 from torch import Tensor, nn
 
 from polymnia.config import Frozen
-from polymnia.types import Modality, Spec, UserError
+from polymnia.types import Frames, Modality, Spec, UserError
 
 
 class TowerConfig(Frozen):
     """Keys that every tower has. ``frozen``: never a gradient, always eval, its features computed once and cached."""
 
     frozen: bool = False
+
+
+class PictureConfig(TowerConfig):
+    """Keys of towers of pictures for videos: features are the ``mean`` over ``fps`` frames a second, or of one frame."""
+
+    fps: float = Field(default=1.0, gt=0, le=240)
+    frames: Frames = "mean"
 
 
 class AbstractTower(nn.Module):

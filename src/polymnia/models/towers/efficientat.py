@@ -15,7 +15,6 @@ they were.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
@@ -23,13 +22,14 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from polymnia.models.audioset import CLASSES, class_names
 from polymnia.models.mobilenet import channels, initialise, trunk
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.models.weights import read
 from polymnia.ops.audio import EFFICIENTAT, LogMel
 from polymnia.types import AudioSpec, UserError
 
-CLASSES = 527
+HALVED = 2**5  # log-mel frames a column of the last map
 LEAST = EFFICIENTAT.sample_rate // 10  # samples; a mel picture of ten frames passes the five halvings
 PUBLISHED = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)  # widths
 ORIGIN = "mn04_as_mAP_432.pt (width 0.4) from https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1"
@@ -81,6 +81,16 @@ class Tower(AbstractTower):
     def forward(self, x: Float[Tensor, "b n"], prompt: Tensor | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 32 kHz in [-1, 1]; those below 0.1 s are zero-padded to it."""
         self.no_prompt(prompt)
+        return self._maps(x).mean((2, 3))
+
+    def frames(self, x: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b t o"], Float[Tensor, " t"]]:
+        """The map averaged over mel bands only: a row every 0.32 s. Their mean over time is what ``forward`` gives."""
+        rows = self._maps(x).mean(2).transpose(1, 2)
+        # every halving is a kernel of odd size with half of it as padding, so that column j looks out from frame 32 j
+        centres = torch.arange(rows.shape[1], device=x.device) * (HALVED * EFFICIENTAT.hop / EFFICIENTAT.sample_rate)
+        return rows, centres
+
+    def _maps(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b o f t"]:
         if x.shape[1] < LEAST:
             x = nn.functional.pad(x, (0, LEAST - x.shape[1]))
         first, *blocks = self.features
@@ -88,7 +98,7 @@ class Tower(AbstractTower):
         maps = first(self.logmel(x)[:, None]).contiguous(memory_format=torch.channels_last)
         for block in blocks:
             maps = block(maps)
-        return maps.mean((2, 3))
+        return maps
 
     def classify(self, h: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
         """AudioSet logits (before the sigmoid) of features, in the order of ``class_names``."""
@@ -108,14 +118,3 @@ def load(tower: Tower, path: Path, width: float) -> None:
         out = f"set width: {fits[0]}" if fits else f"only {CLASSES} classes and the published widths are supported"
         raise UserError(f"{path} does not fit width {width}: {wrong[-1]} is {found}, not {wanted}; {out}")
     tower.load_state_dict(state)
-
-
-def class_names(path: Path) -> tuple[str, ...]:
-    """The column display_name of AudioSet's label file; empty if there is none. Raises UserError for another file."""
-    if not path.is_file():
-        return ()
-    with path.open(newline="", encoding="utf-8") as file:
-        names = tuple(row.get("display_name") or "" for row in csv.DictReader(file))
-    if len(names) != CLASSES or not all(names):
-        raise UserError(f"{path} must have {CLASSES} rows with a display_name; it has {sum(map(bool, names))}")
-    return names

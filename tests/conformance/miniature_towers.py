@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpoints import ast, clap, clip
 
 Settings = dict[str, Any]
 
@@ -34,9 +35,25 @@ def sentence(folder: Path) -> Settings:
 
 SMALL = {"width": 16, "layers": 3, "heads": 2, "out_dim": 10}
 
+
+def saved(write: Callable[[Path], str], **settings: Any) -> Callable[[Path], Settings]:
+    """A tower that loads what ``write`` puts into the folder."""
+    return lambda folder: {"model": write(folder), **settings}
+
+
 MINIATURES: dict[str, dict[str, Callable[[Path], Settings]]] = {
+    "ast": {"classes": saved(ast), "plain": saved(lambda folder: ast(folder, ()))},
     "cached": {"vectors": constant(dim=12, modality="image")},
+    "clap_audio": {"unfused": saved(clap)},
+    "clap_text": {"letters": saved(clap, max_tokens=20)},
+    "clip_image": {"vit": saved(clip)},
+    "clip_text": {"letters": saved(clip)},
     "efficientat": {"quarter": constant(width=0.1, seconds=0.3)},
+    "panns": {  # without stripes, which hide most of so short a clip from the batch norms
+        "mobilenetv1": constant(arch="mobilenetv1", seconds=0.4, specaug=False),
+        "cnn10": constant(arch="cnn10", rate=16000, seconds=0.4, specaug=False),
+        "resnet22": constant(arch="resnet22", seconds=0.4, specaug=False),
+    },
     "sentence": {"mean": sentence, "cls": lambda folder: sentence(folder) | {"pooling": "cls"}},
     "tiny_audio": {
         "transformer": constant(seconds=0.3, n_mels=8, **SMALL),

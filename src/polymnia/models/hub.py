@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +36,96 @@ def locate(model: str) -> tuple[str, bool]:
 
 
 def load(source: str, folder: bool) -> tuple[Any, Any]:
-    """Tokenizer and encoder (float32, eval mode). Raises UserError where transformers cannot give them."""
-    hide_broken_torchvision()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns in every forked loader worker
-    try:
-        # 0.7 s of import that only this tower needs
-        from transformers import AutoModel, AutoTokenizer
-
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=folder)
-            encoder, report = AutoModel.from_pretrained(
-                source, local_files_only=folder, dtype=torch.float32, output_loading_info=True
-            )
-    except Exception as error:  # a damaged folder raises whatever the parser of the damaged file raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        out = "is its folder complete?" if folder else "is the hub id right, and is there a network? Or give a folder"
-        raise UserError(f"cannot load the text encoder '{source}': {reason}; {out}") from error
-    if missing := sorted(k for k in report["missing_keys"] if not k.startswith("pooler.")):
-        raise UserError(f"the weights in '{source}' lack {len(missing)} tensors of its {type(encoder).__name__}")
+    """Tokenizer and text encoder (float32, eval mode). Raises UserError where transformers cannot give them."""
+    tokenizer = load_tokenizer(source, folder, "text encoder")
+    encoder, missing = _pretrained("AutoModel", source, folder, "text encoder")
+    _refuse_missing({k for k in missing if not k.startswith("pooler.")}, encoder, source)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # not used here, random in many checkpoints, and never given a gradient
     return tokenizer, encoder.eval()
+
+
+def load_model(name: str, kinds: Sequence[str], source: str, folder: bool, what: str) -> Any:
+    """A model of transformers' class ``name`` (float32, eval mode) from a checkpoint of one of the ``kinds``.
+
+    ``kinds`` are values of ``model_type`` in config.json; ``what`` names the tower in errors. Raises UserError for a
+    checkpoint that is absent, damaged, incomplete, or of another architecture.
+    """
+    found = load_config(source, folder, what).get("model_type")
+    if found not in kinds:
+        raise UserError(f"'{source}' is a model of type '{found}', and the {what} needs one of {', '.join(kinds)}")
+    model, missing = _pretrained(name, source, folder, what)
+    _refuse_missing(missing, model, source)
+    return model.eval()
+
+
+def load_config(source: str, folder: bool, what: str) -> dict[str, Any]:
+    """config.json as it was written. Raises UserError where there is none to be had."""
+    hide_broken_torchvision()
+    with _refusing(what, source, folder):
+        from transformers import PreTrainedConfig
+
+        return PreTrainedConfig.get_config_dict(source, local_files_only=folder)[0]
+
+
+def load_tokenizer(source: str, folder: bool, what: str) -> Any:
+    """The tokenizer of a checkpoint. Raises UserError where transformers cannot give it, or it knows no words."""
+    hide_broken_torchvision()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns in every forked loader worker
+    with _refusing(what, source, folder):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=folder, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make of a folder without a vocabulary
+        raise UserError(f"cannot load the {what} '{source}': it has no vocabulary; is its folder complete?")
+    return tokenizer
+
+
+def load_preprocessing(source: str, folder: bool, part: str, what: str) -> dict[str, Any]:
+    """What a checkpoint says of its input, empty where it says nothing. Raises UserError for a damaged file.
+
+    ``part``: ``image_processor`` or ``feature_extractor``, the key that holds it where one file is for all parts.
+    """
+    with _refusing(what, source, folder):
+        from transformers.utils import cached_file
+
+        def read(name: str) -> dict[str, Any]:
+            path = cached_file(source, name, local_files_only=folder, _raise_exceptions_for_missing_entries=False)
+            return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+        return read("processor_config.json").get(part) or read("preprocessor_config.json")
+
+
+def _pretrained(name: str, source: str, folder: bool, what: str) -> tuple[Any, set[str]]:
+    """A model in float32, and the tensors that its weights lack."""
+    hide_broken_torchvision()
+    with _refusing(what, source, folder):
+        import transformers  # 0.7 s that only these towers need
+
+        model, report = getattr(transformers, name).from_pretrained(
+            source, local_files_only=folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    return model, set(report["missing_keys"])
+
+
+def _refuse_missing(missing: set[str], model: Any, source: str) -> None:
+    state = model.state_dict()
+    # whole numbers (positions, token types) are computed, and published checkpoints leave some of them out
+    learned = [k for k in missing if k not in state or state[k].is_floating_point()]
+    if learned:
+        raise UserError(f"the weights in '{source}' lack {len(learned)} tensors of its {type(model).__name__}")
+
+
+@contextlib.contextmanager
+def _refusing(what: str, source: str, folder: bool) -> Iterator[None]:
+    """Whatever goes wrong in this block becomes a UserError: a damaged file raises what its parser raises."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        out = "is its folder complete?" if folder else "is the hub id right, and is there a network? Or give a folder"
+        raise UserError(f"cannot load the {what} '{source}': {reason}; {out}") from error
 
 
 def hide_broken_torchvision() -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymnia.models.heads import HeadConfig, build_head, reset
+from polymnia.models.heads import CrossHead, HeadConfig, build_head, mlp, reset
 from polymnia.models.tower import AbstractTower
 from polymnia.types import MODALITIES, Modality, Pair, Spec, UserError
 
@@ -19,7 +19,8 @@ class Model(nn.Module):
     """One space for several modalities.
 
     ``learn`` names the towers that train; the others never get a gradient and always stay in eval mode. ``tags`` > 0
-    adds a linear tagger over the features of the learning tower (for supervised first stages).
+    adds a linear tagger over the features of the learning tower (for supervised first stages). ``cross`` adds what the
+    cross-projection loss needs: a transform of each modality whose head is not of kind ``cross``, and a second scale.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Model(nn.Module):
         tasks: int = 1,
         seed: int = 0,
         tags: int = 0,
+        cross: bool = False,
     ):
         super().__init__()
         self.dim, self.learn = dim, learn
@@ -43,6 +45,12 @@ class Model(nn.Module):
         self.stored = nn.ModuleList(copy.deepcopy(self.heads) for _ in range(tasks))
         self.stored.requires_grad_(False)
         self.log_scale = nn.ParameterDict({_key(p): torch.tensor(1 / 0.07).log() for p in _pairs(self.towers)})
+        self.cross, self.cross_log_scale = nn.ModuleDict(), nn.ParameterDict()
+        if cross:
+            partners = [m for m in self.towers if not isinstance(self.heads[m], CrossHead)]
+            self.cross = nn.ModuleDict({m: mlp(dim, dim, dim, 0.1) for m in partners})
+            reset(self.cross, generator)
+            self.cross_log_scale = nn.ParameterDict({m: torch.tensor(1 / 0.07).log() for m in partners})
         tagged = next((m for m in self.towers if m in learn), None)
         self.tagger = nn.Linear(towers[tagged].out_dim, tags) if tags and tagged else None
         self._still: set[str] = set(self.towers) - set(learn)
@@ -64,6 +72,18 @@ class Model(nn.Module):
     def scale(self, pair: Pair) -> Float[Tensor, ""]:
         """The learned multiplicative logit scale of a pair, at most 100 (CLIP)."""
         return self.log_scale[_key(pair)].exp().clamp(max=MAX_SCALE)
+
+    def crossed(
+        self, a: Modality, b: Modality, h: Float[Tensor, "n o"], v: Float[Tensor, "n p"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, ""]]:
+        """The first half of Wav2CLIP's CX: a (before its transform) and h_b(v), from features, and their own scale.
+
+        Raises UserError unless the head of ``a`` is of kind ``cross``.
+        """
+        head = self.heads[a]
+        if not isinstance(head, CrossHead) or b not in self.cross:
+            raise UserError(f"loss cx on {a}-{b}: set heads.{a}.kind: cross (and no other), it is what is transformed")
+        return head.embed(h), self.cross[b](self.heads[b](v)), self.cross_log_scale[b].exp().clamp(max=MAX_SCALE)
 
     def features(
         self, modality: Modality, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None

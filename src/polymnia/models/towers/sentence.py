@@ -5,7 +5,7 @@ from typing import Literal
 
 from jaxtyping import Float, Int
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from polymnia.models.hub import load, locate
 from polymnia.models.tower import AbstractTower, TowerConfig
@@ -37,7 +37,7 @@ class Tower(AbstractTower):
             raise UserError(f"'{cfg.model}' is a {type(self.encoder).__name__}, not a plain text encoder (as BERT is)")
         if self.tokenizer.pad_token_id is None:
             raise UserError(f"the tokenizer of '{cfg.model}' has no padding token; choose another sentence encoder")
-        most = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", cfg.max_tokens))
+        most = min(self.tokenizer.model_max_length, _positions(self.encoder, cfg.max_tokens))
         if cfg.max_tokens > most:
             raise UserError(f"max_tokens {cfg.max_tokens} is more than the {most} that '{cfg.model}' can take")
         self.spec = TextSpec(cfg.max_tokens, self.tokenizer.pad_token_id)
@@ -59,3 +59,11 @@ class Tower(AbstractTower):
             return hidden[:, 0]
         weight = mask[:, :, None].to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def _positions(encoder: nn.Module, otherwise: int) -> int:
+    """How many tokens the encoder has positions for; ``otherwise`` where it counts without a table."""
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    first = getattr(table, "padding_idx", None)  # RoBERTa, MPNet ... count from behind the padding id
+    most = getattr(encoder.config, "max_position_embeddings", otherwise)
+    return most if first is None else most - first - 1

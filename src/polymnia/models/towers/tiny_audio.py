@@ -58,27 +58,39 @@ class Tower(AbstractTower):
     def forward(self, x: Float[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
         if not self.depth:
             self.no_prompt(prompt)
-        mel = (self.mel(x) + 4.0) / 4.0  # about zero mean and unit variance for speech and music at full scale
-        return self.out(self.body(mel, prompt))
+        return self.out(self.body(self._picture(x), prompt))
+
+    def frames(self, x: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b t o"], Float[Tensor, " t"]]:
+        """Each token, or each column of the last map, before the mean over time; its centre in seconds."""
+        rows = self.body.columns(self._picture(x))
+        steps = torch.arange(rows.shape[1], device=x.device) * self.body.stride + self.body.first
+        return self.out(rows), steps * self.mel.cfg.hop / self.mel.cfg.sample_rate
+
+    def _picture(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b m t"]:
+        return (self.mel(x) + 4.0) / 4.0  # about zero mean and unit variance for speech and music at full scale
 
 
 class _Transformer(nn.Module):
     def __init__(self, cfg: Config, samples: int):
         super().__init__()
         self.patch = cfg.patch
+        self.stride, self.first = cfg.patch, (cfg.patch - 1) / 2  # of tokens, in frames of the log-mel
         self.stem = nn.Linear(cfg.n_mels * cfg.patch, cfg.width)
         self.positions = nn.Parameter(torch.randn(max(1, samples // cfg.hop // cfg.patch), cfg.width) * 0.02)
         self.blocks = nn.ModuleList(Block(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.norm, self.out_dim = nn.LayerNorm(cfg.width), cfg.width
 
     def forward(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None) -> Float[Tensor, "b w"]:
+        return self.columns(mel, prompt).mean(1)
+
+    def columns(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None = None) -> Float[Tensor, "b k w"]:
         count = max(1, mel.shape[2] // self.patch)
         mel = F.pad(mel, (0, max(0, self.patch - mel.shape[2])))[:, :, : count * self.patch]
         tokens = self.stem(mel.unflatten(2, (count, self.patch)).transpose(1, 2).flatten(2))
         positions = self.positions
         if count != len(positions):
             positions = F.interpolate(positions.T[None], size=count, mode="linear")[0].T
-        return self.norm(run_blocks(self.blocks, tokens + positions, prompt)).mean(1)
+        return self.norm(run_blocks(self.blocks, tokens + positions, prompt))
 
 
 class _Conv(nn.Module):
@@ -94,7 +106,12 @@ class _Conv(nn.Module):
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.out_dim = inside * 2
+        self.stride, self.first = 2**cfg.layers, 0.0  # of columns, in frames of the log-mel
 
     def forward(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None) -> Float[Tensor, "b o"]:
         maps = self.layers(mel.unsqueeze(1)).mean(3)
         return torch.cat([maps.mean(2), maps.amax(2)], dim=1)
+
+    def columns(self, mel: Float[Tensor, "b m t"]) -> Float[Tensor, "b k o"]:
+        maps = self.layers(mel.unsqueeze(1))
+        return torch.cat([maps.mean(2), maps.amax(2)], dim=1).transpose(1, 2)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from polymnia.models.blocks import Block
 from polymnia.models.prompting import run_blocks
-from polymnia.models.tower import AbstractTower, TowerConfig
+from polymnia.models.tower import AbstractTower, PictureConfig
 from polymnia.types import ImageSpec, UserError
 
 
-class Config(TowerConfig):
+class Config(PictureConfig):
     arch: Literal["conv", "vit"] = "conv"
     size: PositiveInt = 48
     channels: PositiveInt = 3
@@ -31,7 +31,8 @@ class Tower(AbstractTower):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.spec, self.out_dim = ImageSpec(cfg.size, cfg.channels), cfg.out_dim
+        self.spec = ImageSpec(cfg.size, cfg.channels, fps=cfg.fps, frames=cfg.frames)
+        self.out_dim = cfg.out_dim
         self.body = _Conv(cfg) if cfg.arch == "conv" else _ViT(cfg)
         if cfg.arch == "vit":
             self.depth, self.width = cfg.layers, cfg.width

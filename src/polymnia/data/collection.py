@@ -10,8 +10,20 @@ from typing import Any
 import numpy as np
 
 from polymnia.data.augment import AugmentConfig, crop_start, gain
-from polymnia.data.store import AudioStore, ImageStore, open_audio_store, open_image_store
-from polymnia.types import AudioFile, AudioSpec, Captions, ImageFile, ImageSpec, Item, Modality, Spec, UserError
+from polymnia.data.store import AudioStore, ImageStore, open_audio_store, open_image_store, open_video_store
+from polymnia.data.video import averaged, middle_frame
+from polymnia.types import (
+    AudioFile,
+    AudioSpec,
+    Captions,
+    ImageFile,
+    ImageSpec,
+    Item,
+    Modality,
+    Spec,
+    UserError,
+    VideoFile,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -55,23 +67,40 @@ class Collection:
             new._audio_at = {i.id: n for n, i in enumerate(have)}
             new.failed |= {have[n].id: why for n, why in new.audio.failed.items()}
         if isinstance(image, ImageSpec):
-            have = [i for i in unique if isinstance(i.sources.get("image"), ImageFile)]
-            sources = [i.sources["image"] for i in have]
-            new.images = open_image_store(sources, image.size, image.channels, folder / "images", progress=progress)
-            new._image_at = {i.id: n for n, i in enumerate(have)}
-            new.failed |= {have[n].id: why for n, why in new.images.failed.items()}
+            new._open_pictures(unique, image, folder, progress)
         for item in unique:
             text = item.sources.get("text")
             if isinstance(text, Captions) and not (text.texts and all(t.strip() for t in text.texts)):
                 new.failed[item.id] = "an empty caption"
         return new
 
+    def _open_pictures(self, items: Sequence[Item], spec: ImageSpec, folder: Path, progress: Progress | None) -> None:
+        seen = [i for i in items if isinstance(i.sources.get("image"), (ImageFile, VideoFile))]
+        videos = [i for i in seen if averaged(i.sources["image"], spec)]
+        still = [i for i in seen if not averaged(i.sources["image"], spec)]
+        sources = [i.sources["image"] for i in still]
+        place = folder / "images"
+        self.images = open_image_store(sources, spec.size, spec.channels, place, progress=progress, fit=spec.fit)
+        self._image_at = {i.id: n for n, i in enumerate(still)}
+        self.failed |= {still[n].id: why for n, why in self.images.failed.items()}
+        if videos:
+            store = open_video_store([i.sources["image"] for i in videos], spec, folder / "videos", progress=progress)
+            self.failed |= {videos[n].id: why for n, why in store.failed.items()}
+
     def use_vectors(self, modality: Modality, vectors: Vectors) -> None:
         """From now on this modality is read as cached features."""
         self.vectors[modality] = vectors
 
-    def train_raw(self, item: Item, m: Modality, cfg: AugmentConfig, rng: np.random.Generator | None) -> Any:
-        """What a training row holds of an item: a crop, caption, picture or vector; unaugmented without ``rng``."""
+    def train_raw(
+        self, item: Item, m: Modality, cfg: AugmentConfig, rng: np.random.Generator | None, caption: int | None = None
+    ) -> Any:
+        """What a training row holds of an item: a crop, caption, picture or vector; unaugmented without ``rng``.
+
+        ``caption``: which of the item's captions; drawn if None.
+        """
+        if m == "text" and caption is not None:
+            known = self.vectors.get(m)
+            return self.captions(item)[caption] if known is None else known.values[known.rows[item.id][caption]]
         if m in self.vectors:
             rows = self.vectors[m].rows[item.id]
             return self.vectors[m].values[rows[0 if rng is None else int(rng.integers(len(rows)))]]
@@ -79,6 +108,7 @@ class Collection:
             texts = self.captions(item)
             return texts[0 if rng is None else int(rng.integers(len(texts)))]
         if m == "image":
+            refuse_averaged([item], self.specs["image"])
             return self.picture(item)
         return self._crop(item, cfg, rng)
 
@@ -89,6 +119,10 @@ class Collection:
         return source.texts
 
     def picture(self, item: Item) -> np.ndarray:
+        """The picture of an item; of a video, its middle frame (decoded now where its frames are to be averaged)."""
+        source, spec = item.sources.get("image"), self.specs.get("image")
+        if averaged(source, spec):
+            return middle_frame(source, spec)  # type: ignore[arg-type]
         if self.images is None or item.id not in self._image_at:
             raise UserError(f"item '{item.id}' has no picture here")
         return self.images.read(self._image_at[item.id])
@@ -99,12 +133,12 @@ class Collection:
         size = store.length(at)
         most = round(spec.max_seconds * spec.sample_rate)
         wave = store.read(at, max(0, size - most) // 2, min(size, most))
-        return _padded(wave, spec.samples)
+        return _padded(wave, spec.least)
 
     def clip_length(self, item: Item) -> int:
         """How many samples ``clip`` gives."""
         store, at, spec = self._audio(item)
-        return max(spec.samples, min(store.length(at), round(spec.max_seconds * spec.sample_rate)))
+        return max(spec.least, min(store.length(at), round(spec.max_seconds * spec.sample_rate)))
 
     def _crop(self, item: Item, cfg: AugmentConfig, rng: np.random.Generator | None) -> np.ndarray:
         store, at, spec = self._audio(item)
@@ -116,7 +150,7 @@ class Collection:
         wave = windows[0] if len(windows) == 1 else max(windows, key=lambda w: float(np.dot(w, w)))
         if rng is not None and cfg.gain_db:
             wave = np.clip(wave * gain(rng, cfg), -1, 1)
-        return _padded(wave, spec.samples)
+        return np.resize(wave, spec.samples) if cfg.fill == "tile" else _padded(wave, spec.samples)
 
     def _audio(self, item: Item) -> tuple[AudioStore, int, AudioSpec]:
         spec = self.specs.get("audio")
@@ -131,6 +165,16 @@ def _padded(wave: np.ndarray, samples: int) -> np.ndarray:
     out = np.zeros(samples, dtype=np.float32)
     out[: len(wave)] = wave
     return out
+
+
+def refuse_averaged(items: Sequence[Item], spec: Spec) -> None:
+    """Raise UserError if there is an item whose pictures a tower with ``spec`` cannot learn from."""
+    for item in items:
+        if "image" in item.sources and averaged(item.sources["image"], spec):
+            raise UserError(
+                f"'{item.id}' is a video, and a tower cannot learn from the mean over its frames; give towers.image "
+                "the key frozen: true (its features are then averaged), or frames: middle (one picture of each video)"
+            )
 
 
 def usable(items: Sequence[Item], failed: Mapping[str, str], threshold: float, what: str) -> tuple[Item, ...]:

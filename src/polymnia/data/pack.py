@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -26,6 +26,7 @@ FORMAT = 1
 KEY_BYTES = 16
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 class Made(NamedTuple):
@@ -103,7 +104,7 @@ def _build(
     size = 0
     try:
         with (new / "data.bin").open("wb") as file:
-            for name, made in zip(jobs, _in_order(make, jobs.values(), workers), strict=True):
+            for name, made in zip(jobs, in_order(make, jobs.values(), workers), strict=True):
                 if made.values is None:
                     entries[name] = (-1, made.length, made.problem)
                 else:
@@ -125,7 +126,7 @@ def _build(
     return entries
 
 
-def _in_order(make: Callable[[int], Made], jobs: Iterable[int], workers: int) -> Iterator[Made]:
+def in_order(make: Callable[[int], T], jobs: Iterable[int], workers: int) -> Iterator[T]:
     """Results in the order of the jobs, a few ahead of the reader and never more: memory stays bounded."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque = deque()

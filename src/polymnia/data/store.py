@@ -1,4 +1,8 @@
-"""Media decoded once and memory-mapped: audio at the target rate as int16, pictures as uint8 squares."""
+"""Media decoded once and memory-mapped: audio at the target rate as int16, pictures as uint8 squares.
+
+Of a video, the sound and the middle frame are kept. Where all its frames are wanted, it is looked through once, and
+decoded again when its features are computed: its frames would be a hundred times the file.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from jaxtyping import Float32, UInt8
 from polymnia.data.digest import digests
 from polymnia.data.media import MediaError, audio_length, audio_samples, decode_audio, decode_image
 from polymnia.data.pack import Made, Pack, Progress, open_pack
-from polymnia.types import AudioFile, ImageFile
+from polymnia.data.video import check_video, middle_frame
+from polymnia.types import AudioFile, Fit, ImageFile, ImageSpec, VideoFile
 
 SCALE = 32767
+STORED_SECONDS = 60.0  # longer stretches are read from their files
 TAIL = 0.1  # seconds at the end of a long recording that are decoded once, to see that it is as long as it says
 
 
@@ -54,7 +60,7 @@ class AudioStore:
 class ImageStore:
     """Pictures of one size. ``failed`` says which could not be read, by index, with file and reason."""
 
-    def __init__(self, sources: Sequence[ImageFile], size: int, channels: int, pack: Pack):
+    def __init__(self, sources: Sequence[ImageFile | VideoFile], size: int, channels: int, pack: Pack):
         self.sources = sources
         self.shape = (channels, size, size)
         self.pack = pack
@@ -70,11 +76,22 @@ class ImageStore:
         return np.array(self.pack[i]).reshape(self.shape)
 
 
+class VideoStore:
+    """Videos that were looked through. ``failed`` says which cannot be read, by index, with file and reason."""
+
+    def __init__(self, sources: Sequence[VideoFile], pack: Pack):
+        self.sources = sources
+        self.failed = _failed([s.path for s in sources], pack)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
 def open_audio_store(
     sources: Sequence[AudioFile],
     rate: int,
     folder: Path,
-    limit_seconds: float = 60.0,
+    limit_seconds: float = STORED_SECONDS,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> AudioStore:
@@ -102,29 +119,63 @@ def open_audio_store(
 
 
 def open_image_store(
-    sources: Sequence[ImageFile],
+    sources: Sequence[ImageFile | VideoFile],
     size: int,
     channels: int,
     folder: Path,
     workers: int = 2,
     progress: Progress | None = None,
+    fit: Fit = "square",
 ) -> ImageStore:
     """The pictures as (channels, size, size), put into ``folder`` unless they are there. ``progress(done, total)``.
 
-    UserError if the folder cannot be written; a broken picture is no error but an entry of ``failed``.
+    The picture of a video is its middle frame. UserError if the folder cannot be written; a broken picture is no
+    error but an entry of ``failed``.
     """
 
     def make(i: int) -> Made:
         try:
-            return Made(decode_image(sources[i], size, channels).reshape(-1))
+            return Made(_picture(sources[i], size, channels, fit).reshape(-1))
         except MediaError as error:
             return Made(problem=error.reason)
 
     content = digests([s.path for s in sources], folder, workers)
-    names = [f"{content[s.path]} {s.index}" for s in sources]
-    return ImageStore(
-        sources, size, channels, open_pack(folder, f"image {size} {channels}", names, make, "|u1", workers, progress)
-    )
+    names = [f"{content[s.path]} {_place(s)}" for s in sources]
+    settings = f"image {size} {channels}" + ("" if fit == "square" else f" {fit}")
+    return ImageStore(sources, size, channels, open_pack(folder, settings, names, make, "|u1", workers, progress))
+
+
+def open_video_store(
+    sources: Sequence[VideoFile],
+    spec: ImageSpec,
+    folder: Path,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> VideoStore:
+    """The videos, each looked through unless that is noted in ``folder``. ``progress(done, total)``.
+
+    UserError if the folder cannot be written; a broken video is no error but an entry of ``failed``.
+    """
+
+    def make(i: int) -> Made:
+        try:
+            return Made(length=check_video(sources[i], spec))
+        except MediaError as error:
+            return Made(problem=error.reason)
+
+    content = digests([s.path for s in sources], folder, workers)
+    names = [f"{content[s.path]} {_place(s)}" for s in sources]
+    return VideoStore(sources, open_pack(folder, f"video {float(spec.fps)!r}", names, make, "|u1", workers, progress))
+
+
+def _picture(source: ImageFile | VideoFile, size: int, channels: int, fit: Fit) -> UInt8[np.ndarray, "c s s"]:
+    if isinstance(source, VideoFile):
+        return middle_frame(source, ImageSpec(size, channels, fit))
+    return decode_image(source, size, channels, fit)
+
+
+def _place(source: ImageFile | VideoFile) -> str:
+    return f"{source.start!r} {source.seconds!r}" if isinstance(source, VideoFile) else f"{source.index}"
 
 
 def _failed(paths: Sequence[Path], pack: Pack) -> dict[int, str]:

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from polymnia.data.collection import Collection, Vectors
+from polymnia.data.video import averaged
 from polymnia.embed.embedder import run_tower
 from polymnia.models.tower import AbstractTower
-from polymnia.types import AudioFile, Captions, ImageFile, Item, Modality
+from polymnia.types import Captions, ImageFile, Item, Modality, Source
+
+ITEMS, VIDEOS = 1024, 32  # in one part: what a run that is killed has to compute again at most
 
 
 def signature(module: nn.Module) -> str:
@@ -33,32 +37,60 @@ def signature(module: nn.Module) -> str:
 def frozen_vectors(
     tower: AbstractTower, items: Sequence[Item], modality: Modality, collection: Collection, folder: Path
 ) -> Vectors:
-    """Features of every item that has the modality, from ``folder`` or computed now (safe for two processes)."""
+    """Features of every item that has the modality, from ``folder`` or computed now (safe for two processes).
+
+    They are kept in parts of ``ITEMS`` items or ``VIDEOS`` videos, each as soon as it is computed: a run that was
+    killed goes on behind the last whole part. Means over the frames of a video are kept as float16, all else as
+    float32; both are used as float32.
+    """
     have = list({i.id: i for i in items if modality in i.sources and i.id not in collection.failed}.values())
-    digest = hashlib.blake2b(f"1 {signature(tower)} {tower.spec}".encode(), digest_size=12)
+    moving = [i for i in have if averaged(i.sources[modality], tower.spec)]
+    still = [i for i in have if not averaged(i.sources[modality], tower.spec)]
+    parts = [still[n : n + ITEMS] for n in range(0, len(still), ITEMS)]
+    parts += [moving[n : n + VIDEOS] for n in range(0, len(moving), VIDEOS)]
+    encoder = f"2 {signature(tower)} {tower.spec}"
+    paths = [folder / f"{_digest(encoder, part, modality)}.safetensors" for part in parts]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not all(path.exists() for path in paths):
+        with FileLock(folder / f"{hashlib.blake2b(encoder.encode(), digest_size=12).hexdigest()}.lock"):
+            tower.eval()
+            for part, path in zip(parts, paths, strict=True):
+                if not path.exists():
+                    values = run_tower(tower, tower, collection, part, modality, 64).numpy()
+                    dtype = np.float16 if averaged(part[0].sources[modality], tower.spec) else np.float32
+                    _save(values.astype(dtype), path)
+    values = [load_file(path)["features"].astype(np.float32) for path in paths]
+    return Vectors(_rows(parts, modality), np.concatenate([np.zeros((0, tower.out_dim), np.float32), *values]))
+
+
+def _rows(parts: Sequence[Sequence[Item]], modality: Modality) -> dict[str, tuple[int, ...]]:
+    """Which rows are whose, where the parts stand one behind the other."""
     rows: dict[str, tuple[int, ...]] = {}
     total = 0
-    for item in have:
+    for item in (i for part in parts for i in part):
         source = item.sources[modality]
         count = len(source.texts) if isinstance(source, Captions) else 1
         rows[item.id] = tuple(range(total, total + count))
         total += count
-        digest.update(json.dumps([item.id, _content(source)]).encode())
-    path = folder / f"{digest.hexdigest()}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            tower.eval()
-            values = run_tower(tower, tower, collection, have, modality, 64).numpy()
-            partial = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file({"features": np.ascontiguousarray(values)}, partial)
-            os.replace(partial, path)
-    return Vectors(rows, load_file(path)["features"])
+    return rows
 
 
-def _content(source: AudioFile | ImageFile | Captions) -> object:
+def _save(values: Float[np.ndarray, "n o"], path: Path) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"features": np.ascontiguousarray(values)}, partial)
+    os.replace(partial, path)
+
+
+def _digest(encoder: str, items: Sequence[Item], modality: Modality) -> str:
+    digest = hashlib.blake2b(encoder.encode(), digest_size=12)
+    for item in items:
+        digest.update(json.dumps([item.id, _content(item.sources[modality])]).encode())
+    return digest.hexdigest()
+
+
+def _content(source: Source) -> object:
     if isinstance(source, Captions):
         return list(source.texts)
     stat = source.path.stat()
-    place = [source.start, source.seconds] if isinstance(source, AudioFile) else [source.index]
+    place = [source.index] if isinstance(source, ImageFile) else [source.start, source.seconds]
     return [str(source.path), stat.st_size, stat.st_mtime_ns, *place]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from polymnia.continual.method import AbstractMethod
 from polymnia.data.collection import Collection
+from polymnia.data.video import averaged
+from polymnia.embed.frames import mean_over_frames
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
 from polymnia.types import Captions, Item, Modality, Table, UserError, What
@@ -100,19 +102,41 @@ def run_tower(
     modality: Modality,
     batch: int,
 ) -> Float[Tensor, "n o"]:
-    """Features of items: whole clips in batches of equal length, captions in batches of like length."""
-    device = _device(tower)
+    """Features of items: whole clips in batches of equal length, captions in batches of like length.
+
+    Of a video, where the tower's spec says so, the mean of the features of its frames.
+    """
     units = [(i, n) for i in items for n in range(_rows(i, modality))]
     out: Tensor | None = None
     with torch.no_grad():
-        for chosen in _batches(units, collection, modality, batch):
-            raw = [_raw(collection, *units[u], modality) for u in chosen]
-            features = forward(tower.prepare(raw).to(device)).float().cpu()
+        for chosen, features in _computed(tower, forward, collection, units, modality, batch):
             if out is None:
                 out = torch.empty(len(units), features.shape[1])
             out[chosen] = features
     assert out is not None
     return out
+
+
+def _computed(
+    tower: AbstractTower,
+    forward: Callable[[Tensor], Tensor],
+    collection: Collection,
+    units: list[tuple[Item, int]],
+    m: Modality,
+    batch: int,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Features, batch by batch, and the positions of their units."""
+    device = _device(tower)
+
+    def encode(raw: Sequence[object]) -> Tensor:
+        return forward(tower.prepare(raw).to(device)).float().cpu()
+
+    videos = {u: i.sources[m] for u, (i, _) in enumerate(units) if averaged(i.sources[m], tower.spec)}
+    if videos:
+        yield list(videos), mean_over_frames(encode, list(videos.values()), tower.spec, batch)  # type: ignore[arg-type]
+    still = [u for u in range(len(units)) if u not in videos]
+    for chosen in _batches([units[u] for u in still], collection, m, batch):
+        yield [still[c] for c in chosen], encode([_raw(collection, *units[still[c]], m) for c in chosen])
 
 
 def _rows(item: Item, modality: Modality) -> int:
@@ -135,7 +159,7 @@ def _batches(units: list[tuple[Item, int]], collection: Collection, m: Modality,
     else:
         sizes = [len(collection.captions(item)[n]) for item, n in units]
     order = sorted(range(len(units)), key=lambda u: (sizes[u], u))
-    least = min(sizes) or 1
+    least = min(sizes, default=0) or 1
     start = 0
     while start < len(order):
         size = sizes[order[start]]

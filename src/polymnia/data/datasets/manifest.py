@@ -4,14 +4,16 @@ Where to get it: you write it, so the licence is yours.
 Layout: ``root/manifest.csv`` (UTF-8, commas), or one JSON object a line (``file: list.jsonl``), with the columns
 
 - ``id``: required, unique
-- ``audio``, ``image``: a file, relative to ``root`` and inside it; may be empty
+- ``audio``, ``image``: a file, relative to ``root`` and inside it; may be empty. Either may be a video (mp4, mkv ...),
+  of which the sound or the frames are taken
+- ``video``: a file that is both: its sound is the audio and its frames are the image, unless the row gives others
 - ``text``, ``text_2``, ...: captions that say the same thing (in JSON lines, ``text`` may be a list). Where the table
   has a column ``text``, every row fills it; further captions may be empty
 - ``group``: rows of the same group are positives of each other; the id if empty
 - ``topic``: what an item is about, for splitting into tasks and for ``join``; may be empty
 - ``split``: train, valid or test; train if empty
 - ``labels``: class names, separated by ``;`` (or a list)
-- ``start``, ``seconds``: the stretch of the recording to take, in seconds; the whole file if empty
+- ``start``, ``seconds``: the stretch of the recording and of the video to take, in seconds; the whole file if empty
 
 At least one of audio, image and text is required. Without a column ``split``, ``test_share`` and ``valid_share`` are
 drawn by a hash of the group: a row keeps its split when others come and go, and no group is torn apart.
@@ -28,11 +30,23 @@ from typing import get_args
 from pydantic import Field, model_validator
 
 from polymnia.config import nearest
+from polymnia.data.container import is_container
 from polymnia.data.items import DatasetConfig, check, require
 from polymnia.data.table import Row, read
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, Split, UserError
+from polymnia.types import (
+    MODALITIES,
+    AudioFile,
+    Captions,
+    ImageFile,
+    Item,
+    Modality,
+    Source,
+    Split,
+    UserError,
+    VideoFile,
+)
 
-COLUMNS = ("id", *MODALITIES, "text_2", "group", "topic", "split", "labels", "start", "seconds")
+COLUMNS = ("id", *MODALITIES, "video", "text_2", "group", "topic", "split", "labels", "start", "seconds")
 CAPTION = re.compile(r"text(_[1-9]\d*)?")
 
 
@@ -76,8 +90,8 @@ def _check_columns(row: Row, columns: Sequence[str]) -> None:
     there = f"there are: {', '.join(columns) or 'none'}"
     if "id" not in columns:
         raise row.fault(f"the required column 'id' is missing; {there}")
-    if not any(name in ("audio", "image") or CAPTION.fullmatch(name) for name in columns):
-        raise row.fault(f"at least one of the columns audio, image, text is required; {there}")
+    if not any(name in ("audio", "image", "video") or CAPTION.fullmatch(name) for name in columns):
+        raise row.fault(f"at least one of the columns audio, image, text is required (video is both); {there}")
     for name in columns:
         if name not in COLUMNS and not CAPTION.fullmatch(name):
             raise row.fault(f"unknown column '{name}'; {nearest(name, list(COLUMNS))}")
@@ -100,12 +114,14 @@ def _item(cfg: Config, row: Row, folder: Path, has_split: bool) -> Item:
 def _sources(row: Row, folder: Path) -> dict[Modality, Source]:
     start, seconds = row.seconds("start"), row.seconds("seconds", zero=False)
     sources: dict[Modality, Source] = {}
-    if row.word("audio"):
-        sources["audio"] = AudioFile(_inside(row, folder, "audio"), start or 0.0, seconds)
-    elif start is not None or seconds is not None:
-        raise row.fault("start and seconds cut a recording, but the row has no audio")
-    if row.word("image"):
-        sources["image"] = ImageFile(_inside(row, folder, "image"))
+    if sound := _inside(row, folder, "audio") or _inside(row, folder, "video"):
+        sources["audio"] = AudioFile(sound, start or 0.0, seconds)
+    if picture := _inside(row, folder, "image") or _inside(row, folder, "video"):
+        moving = is_container(picture)
+        sources["image"] = VideoFile(picture, start or 0.0, seconds) if moving else ImageFile(picture)
+    timed = any(isinstance(s, (AudioFile, VideoFile)) for s in sources.values())
+    if not timed and (start is not None or seconds is not None):
+        raise row.fault("start and seconds cut a recording or a video, but the row has neither")
     if captions := _captions(row):
         sources["text"] = Captions(captions)
     if not sources:
@@ -113,7 +129,9 @@ def _sources(row: Row, folder: Path) -> dict[Modality, Source]:
     return sources
 
 
-def _inside(row: Row, folder: Path, key: str) -> Path:
+def _inside(row: Row, folder: Path, key: str) -> Path | None:
+    if not row.word(key):
+        return None
     path = folder / row.word(key)
     try:
         inside = path.resolve().is_relative_to(folder)

@@ -23,7 +23,7 @@ def test_the_digest_of_an_unchanged_file_is_not_computed_twice(tmp_path, monkeyp
         age(path)
     first = digests(paths, tmp_path / "cache")
     hashed = []
-    monkeypatch.setattr(digest, "_digest", lambda p: hashed.append(p) or "new")
+    monkeypatch.setattr(digest, "file_digest", lambda p: hashed.append(p) or "new")
     second = digests(paths, tmp_path / "cache")
     assert hashed == paths[5:]  # too young: it might change again within one tick of the clock
     assert [second[p] for p in paths[:5]] == [first[p] for p in paths[:5]]

@@ -13,6 +13,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from .archive_miniatures import ARCHIVES
+from .online_miniatures import ONLINE
+
 Settings = dict[str, Any]
 
 
@@ -85,6 +88,8 @@ MINIATURES: dict[str, Callable[[Path], Settings]] = {
     "manifest": manifest,
     "mnist": mnist,
     "soundworld": soundworld,
+    **ARCHIVES,
+    **ONLINE,
 }
 
 GENERATED = frozenset({"soundworld"})  # data sets that write their own files: a missing root is where they will be

@@ -12,11 +12,11 @@ import pytest
 
 from polymnia.config import find, names
 from polymnia.data.items import DatasetConfig
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Split, UserError
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Split, UserError, VideoFile
 
 from .miniatures import GENERATED, MINIATURES
 
-KIND = {"audio": AudioFile, "image": ImageFile, "text": Captions}
+KIND = {"audio": AudioFile, "image": (ImageFile, VideoFile), "text": Captions}
 
 
 @pytest.fixture(params=names("data.datasets"))

@@ -39,7 +39,7 @@ def digests(paths: Iterable[Path], folder: Path, workers: int = 2) -> dict[Path,
         else:
             stale[path] = [stat.st_size, stat.st_mtime_ns]
     with ThreadPoolExecutor(workers) as pool:
-        found.update(zip(stale, pool.map(_digest, stale), strict=True))
+        found.update(zip(stale, pool.map(file_digest, stale), strict=True))
     settled = time.time_ns() - SETTLED_NS
     fresh = {os.path.abspath(p): [*stat, found[p]] for p, stat in stale.items() if stat[1] < settled}
     if fresh:
@@ -48,7 +48,8 @@ def digests(paths: Iterable[Path], folder: Path, workers: int = 2) -> dict[Path,
     return found
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """A digest of a file's content; "unreadable ..." where that is not possible."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()

@@ -101,4 +101,5 @@ def _pair(cfg: Config, left: Item, right: Item) -> Item:
         split=left.split,
         labels=left.labels,
         fold=left.fold,
+        origin=tuple(dict.fromkeys((*left.origin, *right.origin))),
     )

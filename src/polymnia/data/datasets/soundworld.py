@@ -69,6 +69,12 @@ def items(cfg: Config) -> list[Item]:
     return check(found, f"soundworld (part '{cfg.part}', domains {', '.join(cfg.domains)})")
 
 
+def elsewhere(cfg: Config, folder: Path) -> Config:
+    """Settings under which ``items`` writes into ``folder`` alone; the same ones where the world is already there."""
+    there = (synth.folder(cfg.root, cfg) / synth.INDEX).exists()
+    return cfg if there else cfg.model_copy(update={"root": folder})
+
+
 def ceiling(items: Sequence[Item]) -> dict[str, float]:
     """How far ambiguous captions let retrieval go on these items: see ``polymnia.data.synth.world.ceiling``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,3 +267,52 @@ def test_interleaved_clean_batches_hold_every_item_once(world):
     both, _ = joint(world, batch=4)
     assert both.clean_batches == 3  # 4 + 2, and 4
     assert sorted(n for i in range(3) for n in which(both.clean(i))) == list(range(COUNT))
+
+
+def test_an_epoch_of_pairs_holds_each_caption_of_each_item_once(
+    world: tuple[tuple[Item, ...], Collection],
+) -> None:
+    items, collection = world
+    task = Task("t", 1, items, (), (), (("audio", "text"),))
+    made = Loader(task, collection, PREPARE, ("audio", "text"), 6, 0, AugmentConfig(captions="pairs"))
+    assert (len(made), made.clean_batches) == (5, 2)  # 10 items with 3 captions each; a clean pass is one of items
+    said = ["".join(map(chr, row)) for step in range(5) for row in made.batch(step).inputs["text"].tolist()]
+    assert sorted(said) == sorted(f"{n}{c}" for n in range(COUNT) for c in "abc")
+    again = [made.batch(step).inputs["text"].tolist() for step in range(5, 10)]
+    assert sorted(map(str, sum(again, []))) == sorted(str([ord(c) for c in text]) for text in said)
+    assert ["".join(map(chr, row)) for row in sum(again, [])] != said  # another order
+    groups = {group_number(i.group): i.id for i in items[::2]}
+    first = made.batch(0)
+    for text, group in zip(first.inputs["text"].tolist(), first.group.tolist(), strict=True):
+        assert int(groups[group]) // 2 == int(chr(text[0])) // 2  # the caption is that of the row's own item
+
+
+def test_pairs_are_for_tasks_that_read_texts(world: tuple[tuple[Item, ...], Collection]) -> None:
+    items, collection = world
+    task = Task("t", 1, items, (), (), (("audio", "image"),))
+    made = Loader(task, collection, PREPARE, ("audio", "image"), 5, 0, AugmentConfig(captions="pairs"))
+    assert len(made) == 2
+
+
+def test_a_cached_caption_of_a_pair_is_its_own_row(world: tuple[tuple[Item, ...], Collection]) -> None:
+    items, collection = world
+    rows = {item.id: (3 * n, 3 * n + 1, 3 * n + 2) for n, item in enumerate(items)}
+    vectors = Vectors(rows, np.arange(30, dtype=np.float32)[:, None])
+    view = Collection(SPECS, collection.audio, collection.images, {"text": vectors}, {}, collection._audio_at)
+    task = Task("t", 1, items, (), (), (("audio", "text"),))
+    made = Loader(task, view, {**PREPARE, "text": stack}, ("audio", "text"), 30, 0, AugmentConfig(captions="pairs"))
+    assert sorted(made.batch(0).inputs["text"][:, 0].tolist()) == list(range(30))
+
+
+def test_a_short_clip_is_followed_by_silence_or_by_itself(
+    world: tuple[tuple[Item, ...], Collection], tmp_path: Path
+) -> None:
+    wave = np.array([0.5, -0.25, 0.125], dtype=np.float32)
+    soundfile.write(tmp_path / "short.wav", wave, RATE, subtype="FLOAT")
+    item = Item("short", {"audio": AudioFile(tmp_path / "short.wav")}, "g")
+    collection = Collection.open([item], {"audio": AudioSpec(RATE, 0.008)}, tmp_path / "cache")
+    zero = collection.train_raw(item, "audio", AugmentConfig(), np.random.default_rng(0))
+    tile = collection.train_raw(item, "audio", AugmentConfig(fill="tile"), np.random.default_rng(0))
+    assert np.allclose(zero, [0.5, -0.25, 0.125, 0, 0, 0, 0, 0], atol=1e-4)
+    assert np.allclose(tile, [0.5, -0.25, 0.125, 0.5, -0.25, 0.125, 0.5, -0.25], atol=1e-4)
+    assert np.allclose(collection.clip(item), zero)  # evaluation is never tiled

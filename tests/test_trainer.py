@@ -13,9 +13,10 @@ from handmade import LR, Fixed, Goal, batch, model, part, setup, trainer
 from torch import Tensor, nn
 
 from polymnia.continual.chain import Chain
+from polymnia.continual.method import embed_batch
 from polymnia.models.model import Model
 from polymnia.train.settings import TrainConfig
-from polymnia.train.trainer import LossError, Trainer, clip_gradients
+from polymnia.train.trainer import LossError, Trainer, clip_gradients, validation_loss
 from polymnia.types import Batch, Outputs, Terms, UserError
 
 
@@ -190,3 +191,17 @@ def test_no_steps_train_nothing_and_a_model_without_parameters_is_refused() -> N
     method = Chain([], setup(still))
     with pytest.raises(UserError, match="nothing trains"):
         Trainer(still, method, line(1.0), Fixed([batch(1)]), TrainConfig(steps=1), (0, 1))
+
+
+def test_the_validation_loss_is_the_mean_over_rows_with_everything_as_in_evaluation() -> None:
+    m = model(dropout=0.5)
+    chain = Chain([], setup(m))
+    m.train(), chain.train()
+    parts = [batch(1, rows=6), batch(2, rows=2), batch(3, rows=1)]  # a single row has nothing to be contrasted with
+    goal = setup(m).objective
+    found = validation_loss(m, chain, goal, parts)
+    assert m.training and chain.training
+    m.eval()
+    six, two = (float(sum(goal(m, p, embed_batch(chain, m, p)).values()).detach()) for p in parts[:2])
+    assert found == pytest.approx((6 * six + 2 * two) / 8)
+    assert validation_loss(m, chain, goal, parts[2:]) == math.inf

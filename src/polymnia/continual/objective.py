@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Int
-from pydantic import NonNegativeFloat
+from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from polymnia.config import Frozen
+from polymnia.models.heads import CrossHead
 from polymnia.models.model import Model
 from polymnia.ops.contrastive import clip_loss
 from polymnia.types import Batch, Modality, Outputs, Pair, Terms, UserError
+
+Side = tuple[Modality, Int[Tensor, " n"]]
+Group = Int[Tensor, " n"] | None
 
 
 class ObjectiveConfig(Frozen):
@@ -20,12 +24,16 @@ class ObjectiveConfig(Frozen):
 
     ``multi_positive``: rows of one group are positives of each other instead of negatives. ``weights`` by pair, such
     as ``audio-text: 0.5``; the terms are averaged by weight over the pairs present, so that rehearsal rows of another
-    pair count as much as the task's own.
+    pair count as much as the task's own. ``loss``: ``clip``, or ``cx``: Wav2CLIP's cross-projection,
+    1/2 [ l(a, h_b(b)) + l(h_a(a), b) ], for a head of kind ``cross``. ``block``: rows of the logits that are held at a
+    time (for batches whose square does not fit).
     """
 
     kind: Literal["contrast", "tags"] = "contrast"
+    loss: Literal["clip", "cx"] = "clip"
     multi_positive: bool = False
     weights: Mapping[str, NonNegativeFloat] = {}
+    block: PositiveInt | None = None
 
 
 class Objective:
@@ -52,12 +60,19 @@ class Objective:
                 continue
             group = batch.group[batch.rows[a][i]] if self.cfg.multi_positive else None
             weight = self.cfg.weights.get(f"{a}-{b}", 1.0)
-            loss = clip_loss(out.embeddings[a][i], out.embeddings[b][j], model.scale((a, b)), group)
+            loss = clip_loss(out.embeddings[a][i], out.embeddings[b][j], model.scale((a, b)), group, self.cfg.block)
+            if self.cfg.loss == "cx":
+                loss = (loss + self._crossed(model, out, (a, i), (b, j), group)) / 2
             terms[f"contrast/{a}-{b}"] = weight * loss
             total += weight
         if not terms:
             raise UserError(f"a batch with {', '.join(batch.inputs)} holds none of the pairs {self.pairs}")
         return {name: term / total for name, term in terms.items()} if total else terms
+
+    def _crossed(self, model: Model, out: Outputs, one: Side, other: Side, group: Group) -> Float[Tensor, ""]:
+        """l(a, h_b(b)), a being the side whose head has a transform."""
+        (a, i), (b, j) = (other, one) if isinstance(model.heads[other[0]], CrossHead) else (one, other)
+        return clip_loss(*model.crossed(a, b, out.features[a][i], out.features[b][j]), group, self.cfg.block)
 
     def _tags(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         if batch.labels is None or model.tagger is None:

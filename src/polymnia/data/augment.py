@@ -12,9 +12,13 @@ LOOKS = 3  # how many random windows `loudest` compares
 
 class AugmentConfig(Frozen):
     """``crop``: ``random``, or the ``loudest`` of three random windows (short crops of clips with silences);
+    ``fill``: what a clip shorter than the crop is followed by, ``zero`` or itself again (``tile``);
+    ``captions``: an epoch takes each item with one of its captions (``random``), or each with each (``pairs``);
     ``gain_db``: gain drawn from +- so many decibels."""
 
     crop: Literal["random", "loudest"] = "random"
+    fill: Literal["zero", "tile"] = "zero"
+    captions: Literal["random", "pairs"] = "random"
     gain_db: NonNegativeFloat = 0.0
 
 

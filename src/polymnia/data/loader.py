@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from polymnia.data.augment import AugmentConfig
 from polymnia.data.collection import Collection
-from polymnia.types import Batch, Item, Modality, Task, TextSpec
+from polymnia.types import Batch, Captions, Item, Modality, Task, TextSpec
 
 Prepare = Callable[[Sequence[Any]], Tensor]
+Unit = tuple[int, int | None]  # an item's place, and which caption (None: drawn)
 
 
 @runtime_checkable
@@ -37,7 +38,10 @@ def group_number(group: str) -> int:
 
 
 class Loader:
-    """The training batches of one task. The last, smaller batch of an epoch is dropped; a small task is one batch."""
+    """The training batches of one task. The last, smaller batch of an epoch is dropped; a small task is one batch.
+
+    With ``augment.captions: pairs`` an epoch goes through the (item, caption) pairs instead of the items.
+    """
 
     def __init__(
         self,
@@ -52,14 +56,15 @@ class Loader:
     ):
         self.task, self.collection, self.prepare = task, collection, prepare
         self.modalities = tuple(modalities)
-        self.size = min(batch, len(task.train))
+        self.units = _units(task.train, augment.captions == "pairs" and "text" in modalities)
+        self.size = min(batch, len(self.units))
         self.seed, self.augment = seed, augment
         self.tags = {t: i for i, t in enumerate(tags)}
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self.task.train) // self.size
+        return len(self.units) // self.size
 
     @property
     def clean_batches(self) -> int:
@@ -69,21 +74,22 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """The batch of a training step, augmented."""
         epoch, number = divmod(step, len(self))
-        order = self._permutation(epoch)[number * self.size : (number + 1) * self.size]
-        return self._collate(order, epoch)
+        order = self._permutation(epoch, len(self.units))[number * self.size : (number + 1) * self.size]
+        return self._collate([self.units[u] for u in order], order, epoch)
 
     def clean(self, number: int) -> Batch:
         """A batch without augmentation, in the order of epoch 0; together they hold every training item once."""
-        return self._collate(self._permutation(0)[number * self.size : (number + 1) * self.size], None)
+        order = self._permutation(0, len(self.task.train))[number * self.size : (number + 1) * self.size]
+        return self._collate([(int(i), None) for i in order], order, None)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
+    def _permutation(self, epoch: int, size: int) -> np.ndarray:
+        if self._order is None or (self._order[0], len(self._order[1])) != (epoch, size):
             rng = np.random.default_rng([self.seed, self.task.index, epoch])
-            self._order = (epoch, rng.permutation(len(self.task.train)))
+            self._order = (epoch, rng.permutation(size))
         return self._order[1]
 
-    def _collate(self, order: np.ndarray, epoch: int | None) -> Batch:
-        items = [self.task.train[i] for i in order]
+    def _collate(self, units: Sequence[Unit], order: np.ndarray, epoch: int | None) -> Batch:
+        items = [self.task.train[i] for i, _ in units]
         rngs: list[np.random.Generator | None] = [
             None if epoch is None else np.random.default_rng([self.seed, self.task.index, epoch, int(i)])
             for i in order
@@ -93,7 +99,7 @@ class Loader:
         for m in self.modalities:
             have = [n for n, item in enumerate(items) if m in item.sources]
             if have:
-                raw = [self.collection.train_raw(items[n], m, self.augment, rngs[n]) for n in have]
+                raw = [self.collection.train_raw(items[n], m, self.augment, rngs[n], units[n][1]) for n in have]
                 inputs[m] = self.prepare[m](raw)
                 rows[m] = torch.tensor(have)
         group = torch.tensor([group_number(i.group) for i in items])
@@ -111,6 +117,12 @@ class Loader:
         for n, item in enumerate(items):
             labels[n, [self.tags[t] for t in item.labels if t in self.tags]] = 1.0
         return labels
+
+
+def _units(items: Sequence[Item], pairs: bool) -> list[Unit]:
+    """What an epoch goes through: items, or items with each of their captions."""
+    counts = [len(s.texts) if pairs and isinstance(s := i.sources.get("text"), Captions) else 0 for i in items]
+    return [(n, caption) for n, count in enumerate(counts) for caption in (range(count) if count else [None])]
 
 
 class Interleaved:

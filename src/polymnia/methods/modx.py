@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +27,8 @@ from polymnia.types import Batch, Modality, Outputs, Task, Terms
 
 class Config(MethodConfig):
     """``tau``: a number, or ``logit_scale`` for the learned temperature. ``rows``: what counts as the old model being
-    right: the very partner (``pair``), or any row of the right group (``group``)."""
+    right: the very partner (``pair``), or any row of the right group (``group``). ``block``: rows of the matrices that
+    are held at a time."""
 
     weight: float = Field(0.3, ge=0, le=1)
     kd_scale: NonNegativeFloat = 1.0
@@ -38,6 +39,7 @@ class Config(MethodConfig):
     exclude_diagonal: bool = False
     teacher_proj: Literal["current_stopgrad", "init_copy"] = "current_stopgrad"
     first: int = 1
+    block: PositiveInt | None = None
 
 
 class Method(AbstractMethod):
@@ -78,9 +80,10 @@ class Method(AbstractMethod):
                     reduction=self.cfg.reduction,
                     exclude_diagonal=self.cfg.exclude_diagonal,
                     group=group,
+                    block=self.cfg.block,
                 )
                 terms[f"{a}-{b}"] = self.cfg.weight * self.cfg.kd_scale * loss
-                self.facts[f"kept/{a}-{b}"] = float(kept_rows(old[a][i], old[b][j], group))
+                self.facts[f"kept/{a}-{b}"] = float(kept_rows(old[a][i], old[b][j], group, self.cfg.block))
         return terms
 
     @torch.no_grad()

@@ -7,9 +7,10 @@ InfoNCE: van den Oord et al., "Representation Learning with Contrastive Predicti
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.checkpoint import checkpoint
 
 from polymnia.types import UserError
 
@@ -17,7 +18,11 @@ Scale = float | int | Float[Tensor, ""]
 
 
 def clip_loss(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], scale: Scale, group: Int[Tensor, " g"] | None = None
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    scale: Scale,
+    group: Int[Tensor, " g"] | None = None,
+    block: int | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy of the cosine similarities of paired rows, in nats.
 
@@ -25,7 +30,8 @@ def clip_loss(
 
     Row i of ``a`` belongs to row i of ``b``; both are brought to unit norm here. ``scale`` is the multiplicative logit
     scale (not its logarithm). Without ``group`` P is the identity. With it every row of the same group is a positive:
-    P_ij = [g_i = g_j] / row sum (WavCaps' answer to several captions of one clip in a batch).
+    P_ij = [g_i = g_j] / row sum (WavCaps' answer to several captions of one clip in a batch). With ``block`` so many
+    rows of L at a time are there, forward and backward, for one more matrix product: block x n numbers, never n x n.
     Raises UserError for an empty batch, for sides of different shape and for a ``group`` of another length.
     """
     if a.shape != b.shape or len(a) == 0:
@@ -34,15 +40,37 @@ def clip_loss(
         )
     if group is not None and len(group) != len(a):
         raise UserError(f"clip_loss: {len(a)} rows but {len(group)} groups")
-    logits = scale * normalize(a, dim=-1) @ normalize(b, dim=-1).T
+    a, b = normalize(a, dim=-1), normalize(b, dim=-1)
+    if block is None or block >= len(a):
+        logits = scale * a @ b.T
+        # [g_i = g_j] is symmetric, so the same target rows serve both directions.
+        logits, target = _targets(logits, 0, group)
+        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    total = a.new_zeros(())
+    for rows, columns in ((a, b), (b, a)):
+        for start in range(0, len(a), block):
+            some = rows[start : start + block]
+            total = total + checkpoint(_block_loss, some, columns, scale, start, group, use_reentrant=False)
+    return total / (2 * len(a))
+
+
+def _block_loss(
+    rows: Float[Tensor, "r d"], columns: Float[Tensor, "n d"], scale: Scale, start: int, group: Tensor | None
+) -> Float[Tensor, ""]:
+    """Summed cross-entropy of rows ``start`` and on. What is summed here is computed again in the backward pass."""
+    return cross_entropy(*_targets(scale * rows @ columns.T, start, group), reduction="sum")
+
+
+def _targets(
+    logits: Float[Tensor, "r n"], start: int, group: Int[Tensor, " n"] | None
+) -> tuple[Float[Tensor, "r n"], Shaped[Tensor, "r ..."]]:
+    """Rows ``start`` and on of the square of logits, and their targets."""
+    place = torch.arange(start, start + len(logits), device=logits.device)
     if group is None:
-        target = torch.arange(len(a), device=a.device)
-    else:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # 1/3 has no place in bfloat16
-        same = (group[:, None] == group[None, :]).to(logits.dtype)
-        target = same / same.sum(1, keepdim=True)
-    # [g_i = g_j] is symmetric, so the same target rows serve both directions.
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+        return logits, place
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # 1/3 has no place in bfloat16
+    same = (group[place][:, None] == group[None, :]).to(logits.dtype)
+    return logits, same / same.sum(1, keepdim=True)
 
 
 def info_nce(

@@ -7,13 +7,15 @@ Off-Diagonal Information", ICML 2023, equations 5-7. DER: Buzzega et al., "Dark 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax, mse_loss
 from torch.nn.functional import normalize as unit
+from torch.utils.checkpoint import checkpoint
 
 from polymnia.types import UserError
 
@@ -56,6 +58,7 @@ def relation_kl(  # noqa: PLR0913 (four matrices and the paper's five switches)
     reduction: Literal["sum", "batchmean"] = "sum",
     exclude_diagonal: bool = False,
     group: Int[Tensor, " n"] | None = None,
+    block: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mod-X: the student's cosine similarities between two modalities of a batch follow the teacher's, in nats.
 
@@ -65,28 +68,78 @@ def relation_kl(  # noqa: PLR0913 (four matrices and the paper's five switches)
     The paper overwrites the rows that the teacher gets wrong with the student's own; KL(P || P) has zero value and
     zero gradient, so leaving them out is the same. ``align=False`` keeps every row. ``group`` lets any row of the
     right group count as the partner. ``exclude_diagonal`` takes entry (i, i) out of both softmaxes (never out of the
-    arg-max test). ``batchmean`` divides by all n rows, kept or not.
+    arg-max test). ``batchmean`` divides by all n rows, kept or not. With ``block`` only so many rows of M and O are
+    there at a time, forward and backward, for one more matrix product: block x n numbers, never n x n.
     Raises UserError for an empty batch and for a temperature that is not positive.
     """
     _check(student_a, student_b, temperature)
-    old = _cosines(teacher_a, teacher_b).detach()
-    new = _cosines(student_a, student_b)
-    total = new.new_zeros(())
-    for o, m in ((old, new), (old.T, new.T)):
-        kept = _partner_found(o, group) if align else torch.ones_like(o[:, 0], dtype=torch.bool)
-        if exclude_diagonal:
-            o, m = _off_diagonal(o), _off_diagonal(m)
-        rows = _kl(o / temperature, m / temperature)
-        total = total + (rows * kept).sum() / 2
-    return total if reduction == "sum" else total / len(new)
+    n, rule = len(student_a), _Rule(temperature, align, exclude_diagonal, group)
+    total = student_a.new_zeros(())
+    if block is None or block >= n:
+        old = _cosines(teacher_a, teacher_b).detach()
+        new = _cosines(student_a, student_b)
+        for o, m in ((old, new), (old.T, new.T)):
+            total = total + _kept_kl(o, m, 0, rule) / 2
+        return total if reduction == "sum" else total / n
+    new_a, new_b, old_a, old_b = (unit(x, dim=-1) for x in (student_a, student_b, teacher_a, teacher_b))
+    for sides in ((old_a.detach(), old_b.detach(), new_a, new_b), (old_b.detach(), old_a.detach(), new_b, new_a)):
+        for start in range(0, n, block):
+            rows = slice(start, start + block)
+            total = total + checkpoint(_block_kl, *sides, rows, rule, use_reentrant=False) / 2
+    return total if reduction == "sum" else total / n
+
+
+class _Rule(NamedTuple):
+    """Which rows of a relation count, and how; see ``relation_kl``."""
+
+    temperature: float
+    align: bool
+    exclude_diagonal: bool
+    group: Int[Tensor, " n"] | None
+
+
+def _block_kl(
+    old_a: Float[Tensor, "n e"],
+    old_b: Float[Tensor, "n e"],
+    new_a: Float[Tensor, "n d"],
+    new_b: Float[Tensor, "n d"],
+    rows: slice,
+    rule: _Rule,
+) -> Float[Tensor, ""]:
+    """Some rows of one direction; computed again in the backward pass."""
+    return _kept_kl(old_a[rows] @ old_b.T, new_a[rows] @ new_b.T, rows.start, rule)
+
+
+def _kept_kl(old: Float[Tensor, "r n"], new: Float[Tensor, "r n"], start: int, rule: _Rule) -> Float[Tensor, ""]:
+    """The sum over those rows, ``start`` and on, that the teacher gets right."""
+    kept = _partner_found(old, rule.group, start) if rule.align else torch.ones_like(old[:, 0], dtype=torch.bool)
+    if rule.exclude_diagonal:
+        old, new = _off_diagonal(old, start), _off_diagonal(new, start)
+    return (_kl(old / rule.temperature, new / rule.temperature) * kept).sum()
 
 
 def kept_rows(
-    teacher_a: Float[Tensor, "n d"], teacher_b: Float[Tensor, "n d"], group: Int[Tensor, " n"] | None = None
+    teacher_a: Float[Tensor, "n d"],
+    teacher_b: Float[Tensor, "n d"],
+    group: Int[Tensor, " n"] | None = None,
+    block: int | None = None,
 ) -> Float[Tensor, ""]:
     """Share (0 to 1) of rows, over both directions, that ``relation_kl`` keeps: how much of Mod-X is at work."""
-    old = _cosines(teacher_a, teacher_b).detach()
-    return torch.stack([_partner_found(o, group).float().mean() for o in (old, old.T)]).mean()
+    a, b = unit(teacher_a, dim=-1).detach(), unit(teacher_b, dim=-1).detach()
+    found = [
+        _partner_found(rows @ columns.T, group, start)
+        for one, columns in ((a, b), (b, a))
+        for start, rows in _blocks(one, block)
+    ]
+    return torch.cat(found).float().mean()
+
+
+def _blocks(rows: Float[Tensor, "n d"], block: int | None) -> Iterator[tuple[int, Float[Tensor, "r d"]]]:
+    """Rows, so many at a time, with the place of the first."""
+    start = 0
+    for some in rows.split(block or len(rows)):
+        yield start, some
+        start += len(some)
 
 
 def cosine_distance(student: Float[Tensor, "n d"], teacher: Float[Tensor, "m e"]) -> Float[Tensor, ""]:
@@ -118,14 +171,14 @@ def _cosines(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, 
     return unit(a, dim=-1) @ unit(b, dim=-1).T
 
 
-def _partner_found(old: Float[Tensor, "n n"], group: Int[Tensor, " n"] | None) -> Bool[Tensor, " n"]:
+def _partner_found(old: Float[Tensor, "r n"], group: Int[Tensor, " n"] | None, start: int = 0) -> Bool[Tensor, " r"]:
     top = old.argmax(1)
-    if group is None:
-        return top == torch.arange(len(old), device=old.device)
-    return group[top] == group
+    place = torch.arange(start, start + len(old), device=old.device)
+    return top == place if group is None else group[top] == group[place]
 
 
-def _off_diagonal(square: Float[Tensor, "n n"]) -> Float[Tensor, "n k"]:
+def _off_diagonal(rows: Float[Tensor, "r n"], start: int) -> Float[Tensor, "r k"]:
     # Dropping the entry, not filling it with -inf: the KL of two -inf would be NaN.
-    n = len(square)
-    return square[~torch.eye(n, dtype=torch.bool, device=square.device)].reshape(n, n - 1)
+    r, n = rows.shape
+    own = torch.arange(n, device=rows.device) == torch.arange(start, start + r, device=rows.device)[:, None]
+    return rows[~own].reshape(r, n - 1)

@@ -26,14 +26,18 @@ class ScheduleConfig(Frozen):
 
 
 class StopConfig(Frozen):
-    """Early stopping: when the validation metric (higher is better) has not improved for ``patience`` epochs; the
-    best state is restored."""
+    """Early stopping: when what ``train.watch`` names has not improved for ``patience`` epochs; the best state is
+    restored."""
 
     patience: PositiveInt = 10
 
 
 class TrainConfig(Frozen):
-    """How a task is trained. Give ``steps``, or ``epochs``."""
+    """How a task is trained. Give ``steps``, or ``epochs``.
+
+    ``watch``: what early stopping and the plateau rule look at on the validation items: the retrieval ``score``, or
+    the ``loss`` of the objective.
+    """
 
     steps: NonNegativeInt | None = None
     epochs: NonNegativeInt | None = None
@@ -51,6 +55,7 @@ class TrainConfig(Frozen):
     freeze_bn: bool = False
     channels_last: bool = False
     augment: AugmentConfig = AugmentConfig()
+    watch: Literal["score", "loss"] = "score"
     measure: NonNegativeInt = 50  # every so many steps, gradient ratios are measured for the log; 0: never
 
     @model_validator(mode="after")

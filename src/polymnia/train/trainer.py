@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +187,22 @@ class Trainer:
             self.best["cut"] = epoch
         if self.cfg.stop and epoch - self.best["epoch"] >= self.cfg.stop.patience:
             self.stopped = True
+
+
+@torch.no_grad()
+def validation_loss(model: Model, method: Chain, objective: Objective, batches: Iterable[Batch]) -> float:
+    """The objective's mean over the rows of some batches, model and method as in evaluation. Single rows are left out:
+    they have nothing to be contrasted with."""
+    training = model.training
+    model.eval(), method.eval()
+    total, rows = 0.0, 0
+    for batch in batches:
+        if len(batch) > 1:
+            terms = objective(model, batch, embed_batch(method, model, batch))
+            total += len(batch) * float(torch.stack(list(terms.values())).sum())
+            rows += len(batch)
+    model.train(training), method.train(training)
+    return total / rows if rows else math.inf
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> None:

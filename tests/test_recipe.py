@@ -345,3 +345,44 @@ def test_a_fault_in_a_variant_names_the_variant():
 def test_an_override_of_the_steps_takes_the_place_of_the_epochs():
     raw = override({"train": {"epochs": 3, "batch": 4}}, {"train.steps": 7})
     assert raw == {"train": {"batch": 4, "steps": 7}}
+
+
+def ordered(**keys: Any) -> dict[str, Any]:
+    tasks = [{"name": n, "pairs": [["audio", "text"]], "data": {"use": "manifest", "root": n}} for n in ("x", "y", "z")]
+    watch = [
+        {"name": f"of {n or 'all'}", "data": {"use": "manifest", "root": "w"}, "eval": ["zeroshot"], "of": [n] if n else []}
+        for n in ("x", "y", "")
+    ]
+    return {**raw(), "stages": [], "tasks": tasks, "watch": watch, **keys}
+
+
+def test_an_order_chooses_tasks_and_what_is_watched_for_them():
+    recipe = validate(ordered(order=["z", "x"]))
+    assert [t.name for t in recipe.tasks] == ["z", "x"]
+    assert [w.name for w in recipe.watch] == ["of x", "of all"]
+    assert [w.name for w in validate(ordered(order=[])).watch] == ["of all"]
+    assert [t.name for t in validate(ordered()).tasks] == ["x", "y", "z"]
+    assert validate(ordered(order=["x", "y", "z"])).hash == validate(ordered()).hash
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"order": ["xx"]}, "order names the task 'xx'; did you mean 'x'"),
+        ({"order": ["x", "x"]}, "each once"),
+        ({"order": "x"}, "a list of names"),
+        ({"watch": [{"name": "w", "of": ["zz"]}]}, "watch 'w' names the task 'zz'; did you mean 'z'"),
+    ],
+)
+def test_an_order_of_unknown_or_doubled_tasks_is_refused(keys: dict[str, Any], said: str):
+    with pytest.raises(UserError, match=said):
+        validate(ordered(**keys))
+
+
+def test_files_of_overrides_stand_below_those_of_the_command_line(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("train.lr: 3e-4\nseed: 1\ndim: 7\n")
+    (tmp_path / "b.yaml").write_text("dim: 8\n")
+    found = parse_overrides(["seed=2"], [tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert found == {"train.lr": 3e-4, "seed": 2, "dim": 8}
+    with pytest.raises(UserError, match="no recipe at"):
+        parse_overrides([], [tmp_path / "none.yaml"])

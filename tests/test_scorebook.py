@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_counts_say_how_many_held_out_items_of_all_were_used(session: Session):
     used = {t.name: len(t.test) for t, _ in session.curriculum.tasks}
     written = json.loads((session.folder / "matrix.json").read_text())
     assert written["counts"] == {t: f"{n} of {n}" for t, n in used.items()}
-    official = {"nature": used["nature"] + 2}
-    book = Scorebook(session.recipe, session.curriculum, {}, official)
+    official = {**session.curriculum.official, "nature": {"train": 99, "valid": 0, "test": used["nature"] + 2}}
+    book = Scorebook(session.recipe, replace(session.curriculum, official=official), {})
     book.restore(session.book.state())
     assert book.matrices()["counts"]["nature"] == f"{used['nature']} of {used['nature'] + 2}"

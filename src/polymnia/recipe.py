@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 
-from polymnia.config import EvalPart, Frozen, MethodPart, TowerPart, explain, nearest
+from polymnia.config import EvalPart, Frozen, MethodPart, TowerPart, explain, names, nearest
 from polymnia.continual.objective import ObjectiveConfig
 from polymnia.data.tasks import TaskData
 from polymnia.models.heads import HeadConfig
@@ -26,9 +26,17 @@ STUDY = ("variants", "seeds", "only")  # keys of a file that asks for several ru
 
 
 class WatchConfig(TaskData):
-    """Items that are scored after every task but never trained on, beside the continual numbers."""
+    """Items that are scored but never trained on, beside the continual numbers.
+
+    ``of``: tasks that they test: under the stored heads they are scored with the head kept after the last of these,
+    and where ``order`` leaves all of them out, they are left out too. ``rows``: after every task, or the ``last`` only.
+    ``optional``: where the folder of a data set is not there, the set is left out, which the report says.
+    """
 
     eval: tuple[EvalPart, ...]
+    of: tuple[str, ...] = ()
+    rows: Literal["all", "last"] = "all"
+    optional: bool = False
 
 
 class TaskConfig(TaskData):
@@ -76,6 +84,8 @@ class Recipe(Frozen):
     eval: tuple[EvalPart, ...] = Field(("retrieval",), validate_default=True)
     eval_split: Literal["test", "valid"] = "test"
     max_broken: float = Field(0.05, ge=0, le=1)
+    drop_leaks: bool = False  # leave out of training all that is also tested: see polymnia.data.leaks
+    allow_leaks: tuple[tuple[str, str], ...] = ()  # [trained, tested]: names of data sets that may overlap, or "*"
     examples: NonNegativeInt = 2  # queries a task and direction whose hits are kept for the report
 
     @field_validator("method", mode="before")
@@ -103,6 +113,14 @@ class Recipe(Frozen):
                 raise ValueError(f"tasks.{number} ('{task.name}') has no pairs, as in pairs: [[audio, text]]")
             if (task.objective or self.objective).kind == "tags":
                 raise ValueError(f"tasks.{number} ('{task.name}') has the objective tags, which is for stages")
+        return self
+
+    @model_validator(mode="after")
+    def _leaks_are_of_known_sets(self) -> Recipe:
+        own = {part.use.rpartition(".")[2] for t in (*self.stages, *self.tasks, *self.watch) for part in t.data}
+        for name in (name for pair in self.allow_leaks for name in pair):
+            if name.partition(".")[0] not in (known := {"*", *own, *names("data.datasets")}):
+                raise ValueError(f"allow_leaks: no data set '{name}'; {nearest(name, list(known))}")
         return self
 
     @model_validator(mode="after")
@@ -223,9 +241,14 @@ def _position(entries: list[Any], part: str, key: str) -> int:
     raise UserError(f"{key}: no entry '{part}' in a list of {len(entries)} ({', '.join(map(str, known))})")
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` words of a command line; values are YAML (``train.lr=3e-4``, ``method=[{use: lwf}]``)."""
-    changes = {}
+def parse_overrides(words: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """``key=value`` words of a command line; values are YAML (``train.lr=3e-4``, ``method=[{use: lwf}]``).
+
+    ``files`` hold such keys as mappings (``train.lr: 3e-4``); a later one is over an earlier one, words are over all.
+    """
+    changes: dict[str, Any] = {}
+    for file in files:
+        changes |= {str(key): value for key, value in _yaml(file).items()}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
@@ -241,9 +264,39 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 def validate(raw: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """A recipe from plain data. Raises UserError that names the file, the path to the key, and the nearest key."""
     try:
-        return Recipe.model_validate(dict(raw))
+        return Recipe.model_validate(_ordered(raw, origin))
     except ValidationError as error:
         raise UserError(f"{origin}: {explain(error)}") from error
+
+
+def _ordered(raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A copy without the key ``order``: the tasks that it names, in its order, and what is watched for them."""
+    raw = dict(raw)
+    known = {str(t.get("name")): t for t in _mappings(raw, "tasks")}
+    order = raw.pop("order", None)
+    chosen = list(known) if order is None else order
+    if not isinstance(chosen, (list, tuple)) or len({*map(str, chosen)}) < len(chosen):
+        raise UserError(f"{origin}: order is a list of names of tasks, each once, not {chosen!r}")
+    tested = [(f"watch '{w.get('name')}'", str(n)) for w in _mappings(raw, "watch") for n in w.get("of") or ()]
+    for who, name in [*(("order", str(n)) for n in chosen), *tested]:
+        if name not in known:
+            raise UserError(f"{origin}: {who} names the task '{name}'; {nearest(str(name), list(known))}")
+    if order is not None:
+        raw["tasks"] = [known[str(name)] for name in order]
+        raw["watch"] = [w for w in raw.get("watch") or [] if not _left_out(w, {*map(str, order)})]
+    return raw
+
+
+def _left_out(watched: Any, order: set[str]) -> bool:
+    """Whether it tests tasks, and none of those that are learned."""
+    of = watched.get("of") if isinstance(watched, dict) else None
+    return bool(of) and not order & {*map(str, of)}
+
+
+def _mappings(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The entries of a list that are mappings; what else stands there is told by the validation."""
+    entries = raw.get(key)
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, (list, tuple)) else []
 
 
 def expand(raw: Mapping[str, Any], origin: str = "recipe", changes: Mapping[str, Any] | None = None) -> list[Recipe]:

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import PositiveInt, field_validator
 
-from polymnia.config import DatasetPart, Frozen, Part
+from polymnia.config import DatasetPart, Frozen, Part, nearest
 from polymnia.types import Item, Modality, Pair, Source, Task, UserError
 
 
@@ -23,13 +23,16 @@ class SplitConfig(Frozen):
 
 
 class TaskData(Frozen):
-    """Where a task's items come from and which of them it takes."""
+    """Where a task's items come from and which of them it takes.
+
+    ``test_on``: only the test items of these data sets (default: of all)."""
 
     name: str
     data: tuple[DatasetPart, ...]
     pairs: tuple[Pair, ...] = ()
     topics: tuple[str, ...] = ()
     split: SplitConfig | None = None
+    test_on: tuple[str, ...] = ()
 
     @field_validator("pairs")
     @classmethod
@@ -44,6 +47,15 @@ class TaskData(Frozen):
         return [value] if isinstance(value, (dict, str)) else value
 
 
+class Reading(NamedTuple):
+    """A data set as it was read: ``name`` is what the ids of its items begin with, ``root`` where it lies."""
+
+    name: str
+    part: Part
+    root: Path
+    items: list[Item]
+
+
 class Sets:
     """Data sets, read once each, with ids made unique by the name of the set.
 
@@ -53,25 +65,32 @@ class Sets:
 
     def __init__(self, root: Path):
         self.root = root
-        self._read: dict[str, list[Item]] = {}
+        self._read: dict[str, Reading] = {}
         self._known: dict[str, Mapping[Modality, Source]] = {}
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Every data set that was read, in that order. A set that was read with two settings is there twice."""
+        return list(self._read.values())
 
     def items(self, part: Part) -> list[Item]:
         """The items of a data set, ids prefixed with its name. Raises UserError with what to point ``data=`` at."""
         key = repr(part.dump())
         if key not in self._read:
-            config = part.config.model_copy(update={"root": self.root / part.config.root})
-            found = part.module.items(config)
-            self._read[key] = self._named(part.use.rpartition(".")[2], found)
-        return self._read[key]
+            root = self.root / part.config.root
+            found = part.module.items(part.config.model_copy(update={"root": root}))
+            self._read[key] = self._named(part, root, found)
+        return self._read[key].items
 
-    def _named(self, name: str, found: Sequence[Item]) -> list[Item]:
+    def _named(self, part: Part, root: Path, found: Sequence[Item]) -> Reading:
+        use = part.use.rpartition(".")[2]
         for number in itertools.count(1):
-            named = [_renamed(item, name if number == 1 else f"{name}.{number}") for item in found]
+            name = use if number == 1 else f"{use}.{number}"
+            named = [_renamed(item, name) for item in found]
             if all(self._known.get(i.id, i.sources) == i.sources for i in named):
                 break
         self._known |= {i.id: i.sources for i in named}
-        return named
+        return Reading(name, part, root, named)
 
 
 def _renamed(item: Item, name: str) -> Item:
@@ -89,7 +108,7 @@ def build_tasks(configs: Sequence[TaskData], sets: Sets, learned: bool = True) -
     """
     built: list[tuple[Task, int]] = []
     for position, cfg in enumerate(configs):
-        items = [item for part in cfg.data for item in sets.items(part)]
+        items = [item for part in cfg.data for item in _wanted(cfg, part, sets.items(part))]
         if cfg.topics:
             items = [i for i in items if i.topic in cfg.topics]
             missing = set(cfg.topics) - {i.topic for i in items}
@@ -98,13 +117,21 @@ def build_tasks(configs: Sequence[TaskData], sets: Sets, learned: bool = True) -
         for name, part_items in _split(cfg, items):
             task = _task(name, len(built) + 1, cfg.pairs, part_items)
             if learned:
-                _refuse_too_little(task)
+                refuse_too_little(task)
             built.append((task, position))
     names = [t.name for t, _ in built]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two tasks are called '{name}'; names must differ")
     return built
+
+
+def _wanted(cfg: TaskData, part: Part, items: list[Item]) -> list[Item]:
+    """The items of one data set that the task takes."""
+    uses = [p.use for p in cfg.data]
+    if unknown := [name for name in cfg.test_on if name not in uses]:
+        raise UserError(f"task '{cfg.name}': test_on names '{unknown[0]}'; {nearest(unknown[0], uses)}")
+    return items if not cfg.test_on or part.use in cfg.test_on else [i for i in items if i.split != "test"]
 
 
 def _split(cfg: TaskData, items: list[Item]) -> Iterable[tuple[str, list[Item]]]:
@@ -137,7 +164,8 @@ def _task(name: str, index: int, pairs: tuple[Pair, ...], items: Sequence[Item])
     return Task(name, index, of["train"], of["valid"], of["test"], pairs)
 
 
-def _refuse_too_little(task: Task) -> None:
+def refuse_too_little(task: Task) -> None:
+    """Raises UserError for a pair of modalities that fewer than two groups of training items have."""
     for a, b in task.pairs:
         groups = {i.group for i in task.train if a in i.sources and b in i.sources}
         if len(groups) < 2:

@@ -59,7 +59,7 @@ def bars(axes: Axes, rows: Sequence[Row], key: str, title: str) -> None:
         if value.low is not None and value.high is not None:
             axes.plot([value.low, value.high], [at, at], color="#222222", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [plain(short(r.label, 22)) for r in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_title(title, fontsize=10, loc="left")
 
 

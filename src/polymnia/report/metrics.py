@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from polymnia.eval import matrix
-from polymnia.report import words
+from polymnia.report import counts, words
 from polymnia.report.collect import Estimate, Method, Run, estimate, number
 
 SIZES = ("N", "M", "classes")  # how many queries, and among how many they are ranked
@@ -27,13 +27,17 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Watched:
-    """A set that is never trained on: a method a line, its score after each task, and the change over all of them."""
+    """A set that is never trained on: a method a line, its score after each task, and the change over all of them.
+
+    ``of``: how many of its items were there, where some are missing.
+    """
 
     name: str
     metric: str
     queries: float | None
     stages: list[str]
     lines: list[tuple[str, Column, float | None]]
+    of: str = ""
 
 
 def all_metrics(run: Run, head: str) -> Iterator[tuple[str, str, list[float | None]]]:
@@ -100,7 +104,8 @@ def watched(methods: Sequence[Method], head: str) -> list[Watched]:
             after = sorted({i for m in own for i in m.counted[0].after})
             lines = [line(m, measured[m.label][2], after) for m in own if m.label in measured]
             stages = [f"after {tasks[i - 1]}" if i else "before" for i in after]
-            out.append(Watched(name + (f" ({recipe})" if several else ""), key, queries, stages, lines))
+            title = name + (f" ({recipe})" if several else "")
+            out.append(Watched(title, key, queries, stages, lines, counts.lacking(own).get(name, "")))
     return out
 
 

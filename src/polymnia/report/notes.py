@@ -7,6 +7,7 @@ from itertools import chain
 
 from polymnia.report import words
 from polymnia.report.collect import Method
+from polymnia.report.counts import lacking
 from polymnia.report.logs import INERT, gradient_shares
 from polymnia.report.summary import GAIN, Row, said_scores
 
@@ -77,7 +78,7 @@ def headline(summary: Sequence[Row]) -> str:
 def notes(methods: Sequence[Method]) -> list[str]:
     """Inert terms first, then what is missing, then the rest."""
     runs = [r for m in methods for r in m.runs]
-    partial = {f"{t}: {n} held-out items used" for r in runs for t, n in r.counts().items() if incomplete(n)}
+    partial = {f"{name}: {said} items to score were there and used" for name, said in lacking(methods).items()}
     said = [str(n) for r in runs for n in r.meta.get("notes") or []]
     found = [[f(m) for m in methods] for f in (inert_terms, gaps, warnings)]
     return list(dict.fromkeys([*chain(*chain(*found)), *sorted(partial), *said]))
@@ -108,9 +109,3 @@ def gaps(method: Method) -> list[str]:
 def warnings(method: Method) -> list[str]:
     messages = dict.fromkeys(str(x.get("message")) for r in method.runs for x in r.log if x.get("kind") == "warning")
     return [f"{method.label}, warning: {m}" for m in messages]
-
-
-def incomplete(said: str) -> bool:
-    """Whether "913 of 975" falls short."""
-    parts = said.split(" of ")
-    return len(parts) == 2 and parts[0].strip() != parts[1].strip()

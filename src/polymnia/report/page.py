@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from polymnia.report import charts, figure, metrics, notes, plots, summary, tables, words
+from polymnia.report import charts, counts, figure, metrics, notes, plots, summary, tables, words
 from polymnia.report.collect import Estimate, Method, heads
 from polymnia.report.folders import read_methods
 from polymnia.report.gallery import gallery
@@ -44,6 +44,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Report:
         matrix_csv=tables.write_csv(out / "matrix.csv", matrix_header, tables.matrix_lines(methods)),
         figure=figure.write_figure(out / "figure.png", methods, next(iter(rows.values()))),
         table=[row.plain(head) for head, of_head in rows.items() for row in of_head],
+        lacking=counts.lacking(methods),
     )
 
 
@@ -84,6 +85,7 @@ def render(methods: Sequence[Method], found: dict[str, Any]) -> str:
         shares={m.label: gradient_shares(m) for m in methods},
         facts={m.label: fact_means(m) for m in methods},
         gallery=gallery(methods),
+        lacking=counts.lacking(methods),
         synthetic=any(r.meta.get("synthetic") for m in methods for r in m.runs),
         inert=INERT,
         scale=scale,

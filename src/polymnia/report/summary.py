@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from polymnia.report import versus, words
+from polymnia.report import counts, versus, words
 from polymnia.report.collect import Estimate, Method, Run, estimate, number
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the summary. ``better`` is +1 where more is better, -1 where less is, 0 for a mere cost."""
+    """A number of the summary. ``better`` is +1 where more is better, -1 where less is, 0 for a mere cost.
+
+    ``of``: how many of its items were there ("913 of 975"), where some are missing.
+    """
 
     key: str
     title: str
     hint: str
     better: int = 1
     unit: str = ""
+    of: str = ""
 
     def text(self, value: Estimate | None) -> str:
         if self.key == GAIN:
@@ -66,10 +70,11 @@ def columns(methods: Sequence[Method], rows: Sequence[Row] = ()) -> list[Column]
     hint = f"difference of the average to that of {name} on the same queries, with its 95 % bootstrap interval"
     gain = [Column(GAIN, f"vs {name}", hint)] if any(r.cells.get(GAIN) for r in rows) else []
     scores = {t: words.score(said) for m in methods for t, said in said_scores(m.counted[0]).items()}
-    tasks = []
+    tasks, lack = [], counts.lacking(methods)
     for task in dict.fromkeys(t for m in methods for t in m.tasks):
         what = f" ({scores[task]})" if task in scores else ""
-        tasks.append(Column(f"task/{task}", task, f"score on {task}{what} after the last task; more is better"))
+        hint = f"score on {task}{what} after the last task; more is better"
+        tasks.append(Column(f"task/{task}", task, hint, of=lack.get(task, "")))
     share = Column("trainable", "trainable", f"trained parameters, as a share of {shared(methods)}", 0, " %")
     return [CONTINUAL[0], *gain, *CONTINUAL[1:], *tasks, share, SECONDS]
 

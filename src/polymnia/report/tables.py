@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polymnia.report import versus, words
+from polymnia.report import counts, versus, words
 from polymnia.report.collect import Estimate, Method, Run, heads, number
 from polymnia.report.metrics import Watched, all_metrics
 from polymnia.report.summary import CONTINUAL, GAIN, SECONDS, Row, columns, trained_share
@@ -24,7 +24,10 @@ TRANSFERS = ("backward_transfer", "forward_transfer")
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and the summary as plain rows: a method or reference a row, for every head."""
+    """What was written, and the summary as plain rows: a method or reference a row, for every head.
+
+    ``lacking``: how many of its items a task or watched set was scored on, where some are missing.
+    """
 
     html: Path
     markdown: Path
@@ -32,6 +35,7 @@ class Report:
     matrix_csv: Path
     figure: Path
     table: list[dict[str, Any]]
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 def cell(word: object) -> str:
@@ -57,20 +61,23 @@ def markdown(
     parts = [f"# {cell(title)}", *map(cell, intro)]
     for head, rows in summary.items():
         parts += [f"## Summary, {head} head", summary_table(methods, rows)]
+    lack = counts.lacking(methods)
     for head in summary:
         parts.append(f"## Score on each task after each task, {head} head")
         for method in methods:
+            titles = [counts.beside(t, lack) for t in method.tasks]
             lines = [
                 [cell(method.tasks[i - 1] if i else "(before)"), *map(words.text, values)]
                 for i, values in method.cells(head).items()
             ]
-            parts += [f"### {cell(method.label)}", grid([cell(w) for w in ("after", *method.tasks)], lines)]
+            parts += [f"### {cell(method.label)}", grid([cell(w) for w in ("after", *titles)], lines)]
     if watched:
         parts.append("## Watched, never trained")
     for found in watched:
         lines = [[cell(label), *map(words.text, v), words.digits(c, signed=True)] for label, v, c in found.lines]
         header = [cell(w) for w in ("method", *found.stages, "change")]
-        parts += [f"### {cell(found.name)}: {cell(found.metric)}", grid(header, lines)]
+        of = f" ({found.of} items)" if found.of else ""
+        parts += [f"### {cell(found.name)}: {cell(found.metric)}{of}", grid(header, lines)]
     if notes:
         parts += ["## Good to know", "\n".join(f"- {cell(n)}" for n in notes)]
     return "\n\n".join(parts) + "\n"
@@ -83,7 +90,8 @@ def summary_table(methods: Sequence[Method], rows: Sequence[Row]) -> str:
         name = cell(row.label + (f" ({row.note})" if row.note else ""))
         lines.append([f"*{name}*" if row.kind == "reference" else name, words.seeds(row.seeds)])
         lines[-1] += [f"**{text}**" if key in row.best else text for key, text in said]
-    return grid(["method", "seeds", *[cell(c.title) for c in shown]], lines)
+    titles = [c.title + (f" ({c.of})" if c.of else "") for c in shown]
+    return grid(["method", "seeds", *map(cell, titles)], lines)
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterator[tuple[Any, ...]]) -> Path:
@@ -104,6 +112,7 @@ def summary_lines(methods: Sequence[Method]) -> Iterator[tuple[Any, ...]]:
                 values |= gain_lines(methods, method, run, head)
                 share = trained_share(methods, method, run)
                 values |= {"trainable": share, "seconds": number(run.meta.get("seconds"))}
+                values |= dict(counts.numbers(run))
                 yield from ((method.label, run.seed, head, k, v) for k, v in values.items() if v is not None)
 
 
@@ -152,11 +161,15 @@ def print_table(report: Report, console: Console) -> None:
     table = Table(title=f"score in percent, {rows[0]['head']} head", title_justify="left")
     table.add_column("method", no_wrap=True)
     for key in keys:
-        table.add_column(escape(names.get(key, key.removeprefix("task/"))), justify="right", no_wrap=True)
+        task = key.removeprefix("task/")
+        of = f"\n{report.lacking[task]}" if key != task and task in report.lacking else ""
+        table.add_column(escape(names.get(key, task) + of), justify="right", no_wrap=True)
     for row in rows:
         said = [plain(key, row.get(key)) for key in keys]
         table.add_row(escape(row["method"]), *said, style="dim" if row["kind"] == "reference" else "")
     console.print(table)
+    for name, said in report.lacking.items():
+        console.print(escape(f"{name}: scored on {said} items; the others are missing or broken"), soft_wrap=True)
 
 
 def plain(key: str, value: dict[str, Any] | None) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,67 +13,23 @@ from polymnia.config import Frozen, Part
 from polymnia.continual.chain import Chain
 from polymnia.continual.method import Setup
 from polymnia.continual.objective import Objective
-from polymnia.data.collection import Collection, usable
+from polymnia.data.collection import Collection, refuse_averaged
 from polymnia.data.loader import Loader
-from polymnia.data.tasks import Sets, TaskData, build_tasks, needed
+from polymnia.data.tasks import needed
 from polymnia.embed.cache import frozen_vectors
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
 from polymnia.models.towers.cached import Config as CachedConfig
 from polymnia.models.towers.cached import Tower as Cached
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.types import MODALITIES, Captions, Item, Modality, Pair, Task, UserError
-
-
-@dataclass
-class Curriculum:
-    """The tasks of a recipe with their configs, and what is only watched."""
-
-    tasks: list[tuple[Task, TaskConfig]]
-    stages: list[Task]
-    watch: list[Task]
-
-    @property
-    def items(self) -> list[Item]:
-        every = [t for t, _ in self.tasks] + self.stages + self.watch
-        return [i for t in every for i in (*t.train, *t.valid, *t.test)]
-
-
-def read_tasks(recipe: Recipe) -> Curriculum:
-    """Items and tasks, before any medium is opened."""
-    sets = Sets(recipe.data)
-    built = build_tasks(recipe.tasks, sets)
-    stages = [_single(s, sets, True) for s in recipe.stages]
-    watch = [_single(w, sets, False) for w in recipe.watch]
-    names = [t.name for t, _ in built] + [t.name for t in watch]
-    if len(set(names)) < len(names):
-        raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
-    curriculum = Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch)
-    _refuse_unscored(recipe, curriculum)
-    return curriculum
-
-
-def _refuse_unscored(recipe: Recipe, curriculum: Curriculum) -> None:
-    """Every task has items to be scored on, and to be validated on where early stopping or the plateau rule asks."""
-    way = "mark rows in the split column, or use the data set's keys for it (a manifest's test_share, valid_share)"
-    for task in [t for t, _ in curriculum.tasks] + curriculum.watch:
-        if not getattr(task, recipe.eval_split):
-            raise UserError(f"task '{task.name}' has no {recipe.eval_split} items to be scored on; {way}")
-    for task, cfg in curriculum.tasks:
-        if cfg.train.validates and not task.valid:
-            raise UserError(
-                f"task '{task.name}' has no valid items, which train.stop and schedule plateau watch; {way}, "
-                "or drop them"
-            )
-    for task, stage in zip(curriculum.stages, recipe.stages, strict=True):
-        if stage.train.validates:
-            raise UserError(f"stage '{task.name}': a stage trains all its steps; drop train.stop and schedule plateau")
-
-
-def _single(cfg: TaskData, sets: Sets, learned: bool) -> Task:
-    if cfg.split is not None:
-        raise UserError(f"'{cfg.name}': split makes several tasks, which only tasks: may be")
-    return build_tasks([cfg], sets, learned)[0][0]
+from polymnia.runs.curriculum import Curriculum as Curriculum  # callers take the tasks of a recipe from here
+from polymnia.runs.curriculum import drop_broken as drop_broken
+from polymnia.runs.curriculum import dropped as dropped
+from polymnia.runs.curriculum import fingerprint as fingerprint
+from polymnia.runs.curriculum import item_digest as item_digest
+from polymnia.runs.curriculum import other_data as other_data
+from polymnia.runs.curriculum import read_tasks as read_tasks
+from polymnia.types import MODALITIES, Item, Modality, Pair, Task, UserError
 
 
 def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
@@ -102,53 +57,6 @@ def rooted(config: Frozen, root: Path) -> Frozen:
     return config.model_copy(update=paths) if paths else config
 
 
-def drop_broken(recipe: Recipe, sequence: Curriculum, failed: Mapping[str, str]) -> Curriculum:
-    """The sequence without the items whose media cannot be used. Raises UserError over the threshold."""
-
-    def clean(task: Task) -> Task:
-        kept = {
-            s: usable(getattr(task, s), failed, recipe.max_broken, f"task '{task.name}', {s}")
-            for s in ("train", "valid", "test")
-        }
-        return task._replace(**kept)
-
-    return Curriculum(
-        [(clean(t), c) for t, c in sequence.tasks],
-        [clean(t) for t in sequence.stages],
-        [clean(t) for t in sequence.watch],
-    )
-
-
-def dropped(curriculum: Curriculum, failed: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Why items were left out, by task."""
-    every = [t for t, _ in curriculum.tasks] + curriculum.stages + curriculum.watch
-    return {t.name: {i.id: failed[i.id] for i in (*t.train, *t.valid, *t.test) if i.id in failed} for t in every}
-
-
-def fingerprint(sequence: Curriculum) -> str:
-    """Which items a sequence has and what they say, wherever they lie; a run refuses other data than its own."""
-    return item_digest(sequence.items)
-
-
-def item_digest(items: Sequence[Item]) -> str:
-    """A hash of everything about items but the content of their media."""
-    digest = hashlib.blake2b(digest_size=8)
-    for item in items:
-        text = item.sources.get("text")
-        captions = text.texts if isinstance(text, Captions) else ()
-        said = [item.id, item.group, item.topic, item.split, item.labels, item.fold, sorted(item.sources), captions]
-        digest.update(json.dumps(said).encode())
-    return digest.hexdigest()
-
-
-def other_data(folder: Path) -> str:
-    """What to say when a run folder and the data at hand do not belong together."""
-    return (
-        f"{folder} was begun on other data (the items differ). Give data= the folder that it was begun with, "
-        "or out= another place for a new run."
-    )
-
-
 def cached_towers(
     towers: Mapping[Modality, AbstractTower],
     still: Sequence[Modality],
@@ -171,7 +79,8 @@ def build_learner(
 ) -> tuple[Model, Chain, Objective]:
     """The model that trains, its method and its objective."""
     learn = frozenset(m for m, part in recipe.towers.items() if not part.config.frozen)
-    model = Model(towers, recipe.heads, recipe.dim, learn, tasks, recipe.seed)
+    cross = any(o.loss == "cx" for o in (recipe.objective, *(t.objective for t in recipe.tasks)) if o is not None)
+    model = Model(towers, recipe.heads, recipe.dim, learn, tasks, recipe.seed, cross=cross)
     objective = Objective(recipe.objective, pairs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -202,6 +111,8 @@ def build_loader(
         raise UserError(f"task '{task.name}' needs a tower for {', '.join(lacking)}: give towers.{lacking[0]}")
     if not task.train:
         raise UserError(f"task '{task.name}' has no training items")
+    if "image" in modalities:
+        refuse_averaged(task.train, model.tower("image").spec)
     prepare = {m: model.tower(m).prepare for m in modalities}
     tags: list[str] = []
     if cfg.objective is not None and cfg.objective.kind == "tags":

@@ -16,13 +16,15 @@ from PIL import Image
 
 from polymnia.config import Part
 from polymnia.continual.method import AbstractMethod
+from polymnia.data.video import averaged
 from polymnia.embed.cache import signature
+from polymnia.embed.frames import mean_over_frames
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
-from polymnia.runs.intake import clip, pixels, several
+from polymnia.runs.intake import clip, picture, pixels, several
 from polymnia.runs.weights import load_towers, read_tensors
-from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError
+from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError, VideoFile
 
 BATCH = 32
 DECODED = 128  # media held in memory at a time
@@ -75,10 +77,26 @@ class Encoder:
                 raise UserError(f"text number {number} is empty or no string")
         return self._chunks("text", found, str)
 
-    def encode_image(self, images: Sequence[str | Path | ImageFile | Image.Image]) -> Vectors:
-        """Files, rows of an IDX container, or PIL images. Unit rows. Raises MediaError for what cannot be decoded."""
+    def encode_image(self, images: Sequence[str | Path | ImageFile | VideoFile | Image.Image]) -> Vectors:
+        """Files, rows of an IDX container, videos, or PIL images. Unit rows.
+
+        Of a video the frames that the tower's keys ``fps`` and ``frames`` say. Raises MediaError for what cannot be
+        decoded.
+        """
         spec = self._spec("image", ImageSpec)
-        return self._chunks("image", several(images), lambda i: pixels(i, spec))
+        given = [picture(i) for i in several(images)]
+        moving = [averaged(i, spec) for i in given]
+        out = np.zeros((len(given), self.dim), dtype=np.float32)
+        still = [i for i, m in zip(given, moving, strict=True) if not m]
+        out[np.logical_not(moving)] = self._chunks("image", still, lambda i: pixels(i, spec))
+        if any(moving):
+            out[moving] = self._encode_videos([i for i, m in zip(given, moving, strict=True) if m], spec)
+        return out
+
+    @torch.no_grad()
+    def _encode_videos(self, videos: list[VideoFile], spec: ImageSpec) -> Vectors:
+        features = mean_over_frames(lambda frames: self._features("image", frames).float().cpu(), videos, spec, BATCH)
+        return self.model.project("image", features.to(self.recipe.device)).float().cpu().numpy()
 
     def _spec(self, modality: Modality, kind: type) -> Any:
         spec = self.model.tower(modality).spec
@@ -96,15 +114,17 @@ class Encoder:
     @torch.no_grad()
     def _encode(self, modality: Modality, raw: list[Any], sizes: list[int]) -> Vectors:
         out = np.zeros((len(raw), self.dim), dtype=np.float32)
-        tower = self.model.tower(modality)
         order = sorted(range(len(raw)), key=lambda i: sizes[i])
         while order:
             same = [i for i in order[:BATCH] if sizes[i] == sizes[order[0]]]
             order = order[len(same) :]
-            x = tower.prepare([raw[i] for i in same]).to(self.recipe.device)
-            features = self.method.features(self.model, modality, x)
+            features = self._features(modality, [raw[i] for i in same])
             out[same] = self.model.project(modality, features).float().cpu().numpy()
         return out
+
+    def _features(self, modality: Modality, raw: list[Any]) -> torch.Tensor:
+        x = self.model.tower(modality).prepare(raw).to(self.recipe.device)
+        return self.method.features(self.model, modality, x)
 
 
 def _prompts(part: Part) -> bool:

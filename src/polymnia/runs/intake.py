@@ -10,22 +10,33 @@ import soxr
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from polymnia.data.container import is_container
 from polymnia.data.media import LOUDEST, decode_audio, decode_image, fit_image
-from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, UserError
+from polymnia.data.video import middle_frame
+from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, UserError, VideoFile
 
 
 def several(values: Any) -> list[Any]:
     """What was given, as a list: one thing alone, or several."""
-    single = (str, Path, np.ndarray, Image.Image, AudioFile, ImageFile)
+    single = (str, Path, np.ndarray, Image.Image, AudioFile, ImageFile, VideoFile)
     return [values] if isinstance(values, single) else list(values)
 
 
-def pixels(image: str | Path | ImageFile | Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "c s s"]:
-    """A picture as the tower eats it. Raises MediaError for a file that cannot be read."""
+def picture(given: str | Path | ImageFile | VideoFile | Image.Image) -> ImageFile | VideoFile | Image.Image:
+    """Where a picture is: a path names a picture or, by its suffix, a video. UserError for what is neither."""
+    if isinstance(given, (ImageFile, VideoFile, Image.Image)):
+        return given
+    path = _path(given, "encode_image", "a PIL image")
+    return VideoFile(path) if is_container(path) else ImageFile(path)
+
+
+def pixels(image: ImageFile | VideoFile | Image.Image, spec: ImageSpec) -> UInt8[np.ndarray, "c s s"]:
+    """A picture, or a video's middle frame, as the tower eats it. Raises MediaError for a file that cannot be read."""
     if isinstance(image, Image.Image):
-        return fit_image(image, spec.size, spec.channels)
-    source = image if isinstance(image, ImageFile) else ImageFile(_path(image, "encode_image", "a PIL image"))
-    return decode_image(source, spec.size, spec.channels)
+        return fit_image(image, spec.size, spec.channels, spec.fit)
+    if isinstance(image, VideoFile):
+        return middle_frame(image, spec)
+    return decode_image(image, spec.size, spec.channels, spec.fit)
 
 
 def clip(sound: str | Path | AudioFile | np.ndarray, rate: int | None, spec: AudioSpec) -> Float32[np.ndarray, " n"]:
@@ -42,7 +53,7 @@ def clip(sound: str | Path | AudioFile | np.ndarray, rate: int | None, spec: Aud
     most = round(spec.max_seconds * spec.sample_rate)
     first = max(0, len(wave) - most) // 2
     wave = np.clip(wave[first : first + most], -1.0, 1.0)
-    return np.pad(wave, (0, max(0, spec.samples - len(wave)))).astype(np.float32)
+    return np.pad(wave, (0, max(0, spec.least - len(wave)))).astype(np.float32)
 
 
 def _path(given: Any, what: str, other: str) -> Path:

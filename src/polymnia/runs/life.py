@@ -29,7 +29,7 @@ from polymnia.runs.stages import run_stages
 from polymnia.runs.weights import save_encoder, save_towers
 from polymnia.train import checkpoint
 from polymnia.train.settings import TrainConfig
-from polymnia.train.trainer import Step, Trainer
+from polymnia.train.trainer import Step, Trainer, validation_loss
 from polymnia.types import Task, UserError
 
 OnStep = Callable[[str, int, int], None]  # what, steps done, of how many
@@ -69,6 +69,8 @@ class Session:
         collection = Collection.open(curriculum.items, specs, recipe.cache / "media", self._decoding)
         self.curriculum = assemble.drop_broken(recipe, curriculum, collection.failed)
         self.dropped = assemble.dropped(curriculum, collection.failed)
+        if curriculum.absent:
+            on_step(f"{curriculum.absent:,} missing clips left out: see meta.json", 0, 0)
         if collection.failed:
             on_step(f"{len(collection.failed)} broken items left out: see meta.json", 0, 0)
         self.fingerprint = assemble.fingerprint(curriculum)
@@ -81,9 +83,8 @@ class Session:
         tasks = self.curriculum.tasks
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
         self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))
-        official = {t.name: len(getattr(t, recipe.eval_split)) for t, _ in curriculum.tasks}
         names = {m: t.class_names for m, t in self.towers.items()}
-        self.book = Scorebook(recipe, self.curriculum, names, official)
+        self.book = Scorebook(recipe, self.curriculum, names)
         self.sequential = sequential(recipe.method)
         self.lessons = self._lessons()
         self.trainable = self._count_trainable()
@@ -166,14 +167,15 @@ class Session:
         elif number:  # behind begin_task: the teacher's head is the old one
             self.model.renew_heads(task.index)
         own = cfg.objective if self.sequential else None
+        objective = self.objective if own is None else Objective(own, self.objective.pairs)
         trainer = Trainer(
             self.model,
             self.method,
-            self.objective if own is None else Objective(own, self.objective.pairs),
+            objective,
             batches,
             settings,
             (self.recipe.seed, task.index),
-            self._validator(task),
+            self._validator(task, objective, settings.watch),
             self.recipe.workers,
         )
         if resumed is not None:
@@ -210,14 +212,27 @@ class Session:
         """The function that evaluators see, over the model as it is now."""
         return Embedder(self.model, self.method, self.collection, self.towers, encoder=signature(self.model))
 
-    def _validator(self, task: Task) -> Callable[[], float] | None:
-        watched = [task] if self.sequential else [t for t, _ in self.curriculum.tasks]
-        if not all(t.valid for t in watched):
+    def _validator(self, task: Task, objective: Objective, watch: str) -> Callable[[], float] | None:
+        """What early stopping and the plateau rule look at; higher is better."""
+        watched = [(t, c) for t, c in self.curriculum.tasks if not self.sequential or t.index == task.index]
+        if not all(t.valid for t, _ in watched):
             return None  # nothing asks for it: assemble refuses a rule that watches what is not there
+        if watch == "loss":
+            held_out = [t._replace(train=t.valid) for t, _ in watched]
+            loaders = [
+                assemble.build_loader(self.recipe, t, c, self.collection, self.model, self.recipe.seed)
+                for t, (_, c) in zip(held_out, watched, strict=True)
+            ]
+            device = torch.device(self.recipe.device)
+            return lambda: (
+                -validation_loss(
+                    self.model, self.method, objective, (b for part in loaders for b in Clean(part, device))
+                )
+            )
 
         def validate() -> float:
             embed = self.embedder()
-            return sum(validation_score(t, embed) for t in watched) / len(watched)
+            return sum(validation_score(t, embed) for t, _ in watched) / len(watched)
 
         return validate
 

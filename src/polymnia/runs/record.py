@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,9 @@ def _meta(session: Session) -> dict[str, Any]:
         "stages": session.stage_keys,
         "tasks": [_task_meta(session, t, list(c.score)) for t, c in session.curriculum.tasks],
         "watched": [t.name for t in session.curriculum.watch],
-        "versions": {"polymnia": __version__, **{p: _version(p) for p in PACKAGES}},
+        "datasets": [asdict(count) for count in session.curriculum.counts],
+        "leaks": [leak.plain() for leak in session.curriculum.leaks],
+        "versions": versions(),
         "environment": {
             "python": platform.python_version(),
             "platform": platform.platform(terse=True),
@@ -148,13 +151,14 @@ def _notes(session: Session) -> list[str]:
     notes = [f"scored on the {recipe.eval_split} items"]
     spec = session.towers["audio"].spec if "audio" in session.towers else None
     if isinstance(spec, AudioSpec):
-        notes.append(
-            f"clips are scored whole: shorter ones zero-padded to {spec.seconds:g} s, "
-            f"of longer ones the middle {spec.max_seconds:g} s"
-        )
+        short = f"zero-padded to {spec.seconds:g} s" if spec.min_seconds is None else "filled up by the tower"
+        notes.append(f"clips are scored whole: shorter ones {short}, of longer ones the middle {spec.max_seconds:g} s")
     parts = [*recipe.eval, *(p for t in (*recipe.tasks, *recipe.watch) for p in t.eval)]
     templates = {t for p in parts if p.use == "zeroshot" for t in p.config.template}
-    return [*notes, f"zero-shot template: {', '.join(sorted(templates))}"] if templates else notes
+    notes += [f"zero-shot template: {', '.join(sorted(templates))}"] if templates else []
+    missing = [f"'{name}' was not scored: its data are not there" for name in session.curriculum.without]
+    missing += [f"data set {count}" for count in session.curriculum.counts if count.present < count.official]
+    return [*notes, *missing, *(f"overlap of training and test data: {leak}" for leak in session.curriculum.leaks)]
 
 
 def _task_meta(session: Session, task: Task, score: list[str]) -> dict[str, Any]:
@@ -163,10 +167,16 @@ def _task_meta(session: Session, task: Task, score: list[str]) -> dict[str, Any]
         "name": task.name,
         "index": task.index,
         "items": {"train": len(task.train), "valid": len(task.valid), "test": len(task.test)},
+        "official": dict(session.curriculum.official[task.name]),
         "pairs": [list(p) for p in task.pairs],
         "failed": [{"id": i, "reason": why} for i, why in sorted(failed.items())],
         "score": f"mean of {', '.join(score)}" if score else "mean of R@1, R@5, R@10 in both directions, own gallery",
     }
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that decide numbers."""
+    return {"polymnia": __version__, **{p: _version(p) for p in PACKAGES}}
 
 
 def _version(package: str) -> str:

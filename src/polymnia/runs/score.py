@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from polymnia.config import Part
 from polymnia.embed.embedder import Embedder
 from polymnia.eval import matrix
 from polymnia.eval.evaluators import retrieval
-from polymnia.recipe import Recipe
+from polymnia.recipe import Recipe, WatchConfig
 from polymnia.runs import ceilings, examples, ranks
 from polymnia.runs.assemble import Curriculum
 from polymnia.types import EvalData, Item, Modality, Task, UserError
@@ -23,20 +23,15 @@ HEADS = ("latest", "stored")
 
 
 class Scorebook:
-    """Scores by head, task, metric and row; row i is after task i. Its state is plain JSON.
-
-    ``official``: how many held-out items each task's data really has, those whose media are broken included.
-    """
+    """Scores by head, task, metric and row; row i is after task i. Its state is plain JSON."""
 
     def __init__(
         self,
         recipe: Recipe,
         curriculum: Curriculum,
         class_names: dict[Modality, Sequence[str]],
-        official: Mapping[str, int] | None = None,
     ):
         self.recipe, self.curriculum, self.class_names = recipe, curriculum, class_names
-        self.official = official or {}
         self.rows: list[int] = []
         self.values: dict[str, dict[str, dict[str, list[float | None]]]] = {h: {} for h in HEADS}
         self.examples: dict[str, dict[str, Any]] = {}
@@ -65,11 +60,23 @@ class Scorebook:
             self._ranks |= ranks.of_task(parts, task, self._held_out(task), embed)
             for key, entry, hits in examples.find(task, self._held_out(task), embed, self.recipe.examples):
                 self.examples.setdefault(key, entry)["results"][str(after)] = hits
-        for watched, watch_cfg in zip(self.curriculum.watch, self.recipe.watch, strict=True):
-            scores = self._score(watch_cfg.eval, watched, (), embed)
-            row["latest"][watched.name] = row["stored"][watched.name] = scores
+        configs = {w.name: w for w in self.recipe.watch}
+        for watched in self.curriculum.watch:
+            watch_cfg = configs[watched.name]
+            if watch_cfg.rows == "all" or after == len(self.curriculum.tasks):
+                row["latest"][watched.name], row["stored"][watched.name] = self._look(watched, watch_cfg, after, embed)
         self._append(after, row)
         return row["latest"]
+
+    def _look(
+        self, watched: Task, cfg: WatchConfig, after: int, embed: Embedder
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Scores of a watched set, under the latest heads and under those stored after the task that it tests."""
+        latest = self._score(cfg.eval, watched, (), embed)
+        head = max((t.index for t, c in self.curriculum.tasks if c.name in cfg.of), default=after)
+        if head >= after:
+            return latest, latest
+        return latest, {**latest, **self._score(cfg.eval, watched, (), embed.with_head(head), projected=True)}
 
     def _seen(self, after: int) -> tuple[Item, ...]:
         learned = [t for t, _ in self.curriculum.tasks if t.index <= after]
@@ -86,16 +93,7 @@ class Scorebook:
     ) -> dict[str, float]:
         test = self._held_out(task)
         data = EvalData(task.train, task.valid, test, seen or test, task.pairs, self.class_names)
-        scores: dict[str, float] = {}
-        for part in parts:
-            if projected and not part.module.PROJECTED:
-                continue  # it reads features, which no head changes
-            found = part.module.evaluate(part.config, embed, data)
-            clash = set(found) & set(scores)
-            if clash:
-                raise UserError(f"'{task.name}': two evaluators both give {', '.join(sorted(clash)[:3])}")
-            scores |= found
-        return scores
+        return evaluate(parts, task.name, data, embed, projected)
 
     def _append(self, after: int, row: dict[str, dict[str, dict[str, float]]]) -> None:
         for head, tasks in row.items():
@@ -135,9 +133,9 @@ class Scorebook:
         return self._ceilings or {}
 
     def _counts(self) -> dict[str, str]:
-        """How many of the held-out items of each task were really there: "913 of 975"."""
-        used = {task.name: len(self._held_out(task)) for task, _ in self.curriculum.tasks}
-        return {task: f"{n} of {self.official.get(task, n)}" for task, n in used.items()}
+        """How many of the items that each task and watched set is scored on were really there: "913 of 975"."""
+        used = {task.name: self.curriculum.used(task.name) for task in self.curriculum.tests}
+        return {name: f"{there} of {official}" for name, (there, official) in used.items()}
 
     def _scalars(self, head: str) -> list[list[float | None]]:
         rows = []
@@ -172,6 +170,25 @@ class Scorebook:
         write_text(folder / "matrix.csv", lines.getvalue())
         if self._ranks is not None:
             ranks.write(folder, self.rows[-1], self._ranks)
+
+
+def evaluate(
+    parts: Sequence[Part], name: str, data: EvalData, embed: Embedder, projected: bool = False
+) -> dict[str, float]:
+    """The scores of all evaluators together; ``projected``: of those only that a head can change.
+
+    Raises UserError, saying ``name``, where two of them give one score.
+    """
+    scores: dict[str, float] = {}
+    for part in parts:
+        if projected and not part.module.PROJECTED:
+            continue  # it reads features, which no head changes
+        found = part.module.evaluate(part.config, embed, data)
+        clash = set(found) & set(scores)
+        if clash:
+            raise UserError(f"'{name}': two evaluators both give {', '.join(sorted(clash)[:3])}")
+        scores |= found
+    return scores
 
 
 def validation_score(task: Task, embed: Embedder) -> float:

@@ -24,9 +24,9 @@ from polymnia.ops.search import top_k
 from polymnia.recipe import Recipe
 from polymnia.runs import assemble
 from polymnia.runs.encoder import Encoder, Vectors, load
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, UserError
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, UserError, VideoFile
 
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".m4a", ".mka")
 PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
 
@@ -180,7 +180,7 @@ def _content(source: Source) -> object:
     """What changes with a medium, but not when its folder is moved."""
     if isinstance(source, Captions):
         return source.texts
-    place = [source.start, source.seconds] if isinstance(source, AudioFile) else [source.index]
+    place = [source.index] if isinstance(source, ImageFile) else [source.start, source.seconds]
     with suppress(OSError):  # what is missing will be told by the decoder
         stat = source.path.stat()
         place += [stat.st_size, stat.st_mtime_ns]
@@ -195,7 +195,7 @@ def _hit(rank: int, score: float, item: Item, task: str, modality: Modality, whi
 
 
 def _place(source: object) -> str:
-    assert isinstance(source, (AudioFile, ImageFile))
+    assert isinstance(source, (AudioFile, ImageFile, VideoFile))
     path = Path(os.path.abspath(source.path))
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     if isinstance(source, ImageFile):

@@ -1,0 +1,45 @@
+"""What a suite leaves: ``RUN/evals/<suite>-after-<k>.json``, one entry a set, each written as soon as it is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from polymnia.runs.score import write_text
+from polymnia.types import UserError
+
+FORMAT = 1
+
+
+class Results:
+    """The file of one encoder and suite. ``sets``: the entries by name; ``head``: facts of the encoder."""
+
+    def __init__(self, run: Path, suite: str, after: int, encoder: str):
+        self.path = run / "evals" / f"{suite}-after-{after}.json"
+        self.facts = {"format": FORMAT, "suite": suite, "run": run.resolve().name, "after": after, "encoder": encoder}
+        self.sets: dict[str, dict[str, Any]] = {}
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from error
+        if self.path.exists():
+            self.sets = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT or not all("request" in entry for entry in found["sets"].values()):
+                raise ValueError("not written by this version")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path} is damaged ({error}): delete it; what it held is scored again") from error
+        return found["sets"] if found["encoder"] == self.facts["encoder"] else {}
+
+    def done(self, name: str, request: str) -> bool:
+        """Whether a set was scored with this encoder, on these items, in this way."""
+        return self.sets.get(name, {}).get("request") == request
+
+    def add(self, name: str, entry: dict[str, Any]) -> None:
+        """Keep the entry of a set; the file is the old or the new one, whenever the process dies."""
+        self.sets[name] = entry
+        write_text(self.path, json.dumps({**self.facts, "sets": self.sets}, indent=1, allow_nan=False))

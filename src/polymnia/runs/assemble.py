@@ -62,12 +62,13 @@ def cached_towers(
     still: Sequence[Modality],
     items: Sequence[Item],
     collection: Collection,
-    folder: Path,
+    recipe: Recipe,
 ) -> tuple[dict[Modality, AbstractTower], Collection]:
     """Towers that stay as they are, replaced by their features: computed once, for all runs that share them."""
+    folder, device = recipe.cache / "features", find_device(recipe.device)
     shown, view = dict(towers), replace(collection, vectors={})
     for m in still:
-        towers[m].eval().requires_grad_(False)
+        towers[m].eval().requires_grad_(False).to(device)
         vectors = frozen_vectors(towers[m], items, m, collection, folder)
         view.use_vectors(m, vectors)
         shown[m] = Cached(CachedConfig(modality=m, dim=towers[m].out_dim))

@@ -77,9 +77,7 @@ class Session:
         self.stage_keys = run_stages(recipe, self.curriculum.stages, self.towers, collection, self._stage_step)
         still = [m for m, part in recipe.towers.items() if part.config.frozen]
         self.source = collection
-        shown, self.collection = assemble.cached_towers(
-            self.towers, still, self.curriculum.items, collection, recipe.cache / "features"
-        )
+        shown, self.collection = assemble.cached_towers(self.towers, still, self.curriculum.items, collection, recipe)
         tasks = self.curriculum.tasks
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
         self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))

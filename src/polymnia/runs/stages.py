@@ -85,8 +85,7 @@ def _train(
     modalities = needed(task, cfg.learn)
     still = [m for m in modalities if m not in cfg.learn]
     involved = {m: towers[m].requires_grad_(True) for m in modalities}
-    folder = recipe.cache / "features"
-    shown, view = cached_towers(involved, still, task.train, replace(collection, vectors={}), folder)
+    shown, view = cached_towers(involved, still, task.train, replace(collection, vectors={}), recipe)
     model, method, objective = stage_learner(recipe, task, cfg, shown, seed)
     method.begin_task(model, task)
     loader = build_loader(recipe, task, cfg, view, model, seed)

@@ -31,26 +31,28 @@ class World:
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, self.rng.normal(0, 0.1, int(0.5 * rate)).clip(-1, 1).astype(np.float32), rate)
 
-    def film(self, place: str) -> None:
+    def film(self, place: str, pictures: bool = True, sound: bool = True) -> None:
         path = self.root / place
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as box:
-            picture = box.add_stream("mpeg4", rate=4)
-            picture.width, picture.height, picture.pix_fmt = 32, 24, "yuv420p"
-            voice = box.add_stream("aac", rate=RATE)
-            for n in range(2):
+            if pictures:
+                picture = box.add_stream("mpeg4", rate=4)
+                picture.width, picture.height, picture.pix_fmt = 32, 24, "yuv420p"
+            if sound:
+                voice = box.add_stream("aac", rate=RATE)
+            for n in range(2 * pictures):
                 pixels = self.rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = n, Fraction(1, 4)
                 box.mux(picture.encode(frame))
-            wave = self.rng.normal(0, 0.1, (1, RATE // 2)).astype(np.float32)
+            wave = self.rng.normal(0, 0.1, (1, RATE // 2 * sound)).astype(np.float32)
             for start in range(0, wave.shape[1], 1024):
                 part = av.AudioFrame.from_ndarray(
                     np.ascontiguousarray(wave[:, start : start + 1024]), format="fltp", layout="mono"
                 )
                 part.sample_rate, part.pts = RATE, start
                 box.mux(voice.encode(part))
-            box.mux([*picture.encode(), *voice.encode()])
+            box.mux([*(picture.encode() if pictures else ()), *(voice.encode() if sound else ())])
 
     def text(self, place: str, text: str) -> None:
         path = self.root / place

@@ -6,66 +6,134 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
-from polymnia.data.media import FORMATS, MAX_PIXELS, MediaError, audio_length, decode_image
+from polymnia.data import presence
+from polymnia.data.presence import SetCount
 from polymnia.data.tasks import Sets, TaskData, build_tasks
 from polymnia.doctor.finding import Finding
+from polymnia.doctor.looks import Looks
 from polymnia.models.tower import AbstractTower
-from polymnia.recipe import Recipe
+from polymnia.recipe import Recipe, WatchConfig
 from polymnia.runs import assemble
-from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Item, Modality, Spec, Task, UserError
+from polymnia.runs.curriculum import SPLITS, Curriculum
+from polymnia.types import Item, Modality, Task, UserError
 
 SHOWN = 5  # broken files named
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass
 class Data:
-    """``curriculum`` is None where data are missing. ``length``: of each distinct recording, in seconds."""
+    """``curriculum`` is without the items that are known to be broken, and None where data are missing.
+
+    ``fingerprint``: of the items before that, as a finished run keeps it. ``faults``: why items cannot be used.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     counts: list[dict[str, Any]] = field(default_factory=list)
-    curriculum: assemble.Curriculum | None = None
+    curriculum: Curriculum | None = None
+    fingerprint: str = ""
     towers: dict[Modality, AbstractTower] = field(default_factory=dict)
-    length: dict[AudioFile, float] = field(default_factory=dict)
-    pictures: set[ImageFile] = field(default_factory=set)
+    looks: Looks = field(default_factory=Looks)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return self.curriculum is not None and all(f.ok is not False for f in self.findings)
+
+
+class Checker:
+    """Checks recipes; what several of them share is loaded and looked at once."""
+
+    def __init__(self) -> None:
+        self._towers: dict[str, AbstractTower | UserError] = {}
+        self._looks: dict[str, Looks] = {}
+        self._checked: dict[str, Data] = {}
+
+    def check(self, recipe: Recipe) -> Data:
+        """Everything that a run of ``recipe`` reads; the seed does not matter."""
+        parts = (recipe.towers, recipe.stages, recipe.tasks, recipe.watch, recipe.eval, recipe.eval_split)
+        key = repr((recipe.data, parts, recipe.drop_leaks, recipe.allow_leaks))
+        if key not in self._checked:
+            self._checked[key] = self._check(recipe)
+        return self._checked[key]
+
+    def _check(self, recipe: Recipe) -> Data:
+        data = Data()
+        for modality in recipe.towers:
+            self._build(recipe, modality, data)
+        _lacking(recipe, data)
+        specs = {m: t.spec for m, t in data.towers.items()}
+        data.looks = self._looks.setdefault(repr(specs), Looks())
+        tasks = _read(recipe, data)
+        for task in tasks:
+            for split in SPLITS:
+                items: tuple[Item, ...] = getattr(task, split)
+                looked, faults = data.looks.look(items, specs)
+                _count(f"{task.name}, {split}", items, looked, faults, recipe.max_broken, data)
+        if data.whole:
+            assert data.curriculum is not None
+            data.curriculum = _unbroken(recipe, data.curriculum, data)
+        return data
+
+    def _build(self, recipe: Recipe, modality: Modality, data: Data) -> None:
+        """A tower with its weights, or a finding that says why there is none."""
+        part = recipe.towers[modality]
+        key = repr((modality, recipe.data, recipe.seed, part))
+        if key not in self._towers:
+            try:
+                built = assemble.build_towers(recipe.model_copy(update={"towers": {modality: part}}))
+                self._towers[key] = built[modality]
+            except UserError as error:
+                self._towers[key] = error
+        found = self._towers[key]
+        if isinstance(found, UserError):
+            data.findings.append(Finding("towers", modality, str(found), False))
+        else:
+            data.towers[modality] = found
+            data.findings.append(Finding("towers", modality, part.use))
 
 
 def check(recipe: Recipe) -> Data:
-    """Everything that a run of ``recipe`` reads. A data set that makes its own files writes them now."""
-    data = Data()
-    for modality, part in recipe.towers.items():
-        try:
-            data.towers |= assemble.build_towers(recipe.model_copy(update={"towers": {modality: part}}))
-            data.findings.append(Finding("towers", modality, part.use))
-        except UserError as error:
-            data.findings.append(Finding("towers", modality, str(error), False))
+    """One recipe, checked."""
+    return Checker().check(recipe)
+
+
+def _lacking(recipe: Recipe, data: Data) -> None:
     for cfg in (*recipe.stages, *recipe.tasks):
         wanted = dict.fromkeys((*(m for pair in cfg.pairs for m in pair), *getattr(cfg, "learn", ())))
         if lacking := [m for m in wanted if m not in recipe.towers]:
-            data.findings.append(
-                Finding("towers", lacking[0], f"'{cfg.name}' needs it: give towers.{lacking[0]}", False)
-            )
-    tasks = _tasks(recipe, data)
-    if all(f.ok for f in data.findings):
-        try:
-            data.curriculum = assemble.read_tasks(recipe)
-        except UserError as error:
-            data.findings.append(Finding("data", "tasks", str(error), False))
-    specs = {m: t.spec for m, t in data.towers.items()}
-    for task in tasks:
-        _media(task, specs, recipe.max_broken, data)
-    return data
+            said = f"'{cfg.name}' needs it: give towers.{lacking[0]}"
+            data.findings.append(Finding("towers", lacking[0], said, False, wrong=True))
 
 
-def _tasks(recipe: Recipe, data: Data) -> list[Task]:
-    """The tasks whose data are there; what is missing is found for all of them, not for the first alone."""
+def _read(recipe: Recipe, data: Data) -> list[Task]:
+    """The tasks as a run takes them; where it would refuse, those whose data are there, and all reasons at once."""
+    try:
+        data.curriculum = assemble.read_tasks(recipe)
+    except UserError as error:
+        tasks = _separately(recipe, data)
+        if not any(f.area == "data" for f in data.findings):  # each is there; together they are refused
+            data.findings.append(Finding("data", "tasks", str(error), False, wrong=True))
+        return tasks
+    data.fingerprint = assemble.fingerprint(data.curriculum)
+    data.findings += [_online(c) for c in data.curriculum.counts if c.online and c.present < c.official]
+    data.findings += [
+        Finding("data", name, "not there: left out (optional)", None) for name in data.curriculum.without
+    ]
+    data.findings += [Finding("data", "leaks", str(leak), None) for leak in data.curriculum.leaks]
+    return [*data.curriculum.stages, *data.curriculum.tests]
+
+
+def _online(count: SetCount) -> Finding:
+    said = f"{count.present:,} of {count.official:,} clips are there"
+    return Finding("data", f"{count.name}, {count.split}", said)
+
+
+def _separately(recipe: Recipe, data: Data) -> list[Task]:
     sets, found = Sets(recipe.data), []
     kinds: tuple[tuple[str, Sequence[TaskData], bool], ...] = (
         ("stage", recipe.stages, True),
         ("task", recipe.tasks, True),
-        ("watched", recipe.watch, False),
+        ("watched", [w for w in recipe.watch if not _may_lack(recipe, w)], False),
     )
     for kind, configs, learned in kinds:
         for cfg in configs:
@@ -73,46 +141,35 @@ def _tasks(recipe: Recipe, data: Data) -> list[Task]:
                 found += [task for task, _ in build_tasks([cfg], sets, learned)]
             except UserError as error:
                 data.findings.append(Finding("data", f"{kind} {cfg.name}", str(error), False))
-    return found
-
-
-def _media(task: Task, specs: Mapping[Modality, Spec], most: float, data: Data) -> None:
-    """Count the items of a task, and those with a medium whose header cannot be read."""
-    for split in SPLITS:
-        items: tuple[Item, ...] = getattr(task, split)
-        broken = {i.id: why for i in items if (why := _fault(i, specs, data))}
-        data.counts.append({"task": task.name, "split": split, "items": len(items), "broken": len(broken)})
-        if broken:
-            shown = "; ".join(list(broken.values())[:SHOWN])
-            value = f"{len(broken)} of {len(items)} items are missing or broken: {shown}"
-            data.findings.append(Finding("data", f"{task.name}, {split}", value, len(broken) <= most * len(items)))
-
-
-def _fault(item: Item, specs: Mapping[Modality, Spec], data: Data) -> str:
-    for modality, source in item.sources.items():
-        try:
-            if isinstance(source, AudioFile) and isinstance(specs.get(modality), AudioSpec):
-                if source not in data.length:
-                    data.length[source] = audio_length(source)
-            elif isinstance(source, ImageFile) and isinstance(specs.get(modality), ImageSpec):
-                if source not in data.pictures:
-                    _look(source)
-                data.pictures.add(source)
-        except MediaError as error:
-            return str(error)
-    return ""
-
-
-def _look(source: ImageFile) -> None:
-    """Raise MediaError for a picture whose header says that it cannot be read. Rows of a container are read."""
-    if source.index is not None:
-        decode_image(source, 1, 1)
-        return
     try:
-        with Image.open(source.path, formats=FORMATS) as image:
-            pixels = image.width * image.height
-    except Exception as error:  # on hostile bytes Pillow raises nearly anything
-        reason = getattr(error, "strerror", None) or f"not a readable picture: {error}"
-        raise MediaError(source.path, reason) from error
-    if pixels > MAX_PIXELS:
-        raise MediaError(source.path, f"{pixels:,} pixels are more than {MAX_PIXELS:,}")
+        gone = presence.count(sets.readings, recipe.towers)[1]
+    except UserError as error:
+        data.findings.append(Finding("data", "clips", str(error), False))
+        return found
+    return [t._replace(**{s: tuple(i for i in getattr(t, s) if i.id not in gone) for s in SPLITS}) for t in found]
+
+
+def _may_lack(recipe: Recipe, cfg: WatchConfig) -> bool:
+    return cfg.optional and not all((recipe.data / part.config.root).exists() for part in cfg.data)
+
+
+def _count(place: str, items: Sequence[Item], looked: int, faults: Mapping[str, str], most: float, data: Data) -> None:
+    """Count the items of a split, and those whose media cannot be used."""
+    task, split = place.rsplit(", ", 1)
+    data.faults |= faults
+    data.counts.append({"task": task, "split": split, "items": len(items), "broken": len(faults)})
+    if looked + len(faults) < len(items):
+        data.findings.append(Finding("data", place, f"the headers of {looked:,} of {len(items):,} were read", None))
+    if faults:
+        shown = "; ".join(list(faults.values())[:SHOWN])
+        value = f"{len(faults)} of {len(items)} items are missing or broken: {shown}"
+        data.findings.append(Finding("data", place, value, len(faults) <= most * len(items)))
+
+
+def _unbroken(recipe: Recipe, curriculum: Curriculum, data: Data) -> Curriculum | None:
+    """The curriculum as a run would have it behind decoding."""
+    try:
+        return assemble.drop_broken(recipe, curriculum, data.faults)
+    except UserError as error:
+        data.findings.append(Finding("data", "media", str(error), False))
+        return None

@@ -1,14 +1,16 @@
-"""The examination: this machine, and what a recipe needs of it. Nothing is written to a run folder."""
+"""The examination: this machine, and what a recipe needs of it. Nothing is written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from polymnia.doctor import data as recipe_data
+from polymnia.doctor.aside import untouched
+from polymnia.doctor.data import Checker, Data
 from polymnia.doctor.estimate import estimate
 from polymnia.doctor.finding import Diagnosis, Finding, size
 from polymnia.doctor.machine import frameworks, machine, memory, optional, packages
@@ -23,49 +25,71 @@ def examine(
 
     Raises UserError for a recipe that cannot be read; what is missing on the machine is a finding, not an error.
     """
-    planned = plan(recipe, overrides or {}) if recipe is not None else []
-    places = {"out": planned[0].out, "cache": planned[0].cache} if planned else {"here": Path()}
-    device = planned[0].device if planned else "cpu"
-    findings = [*machine(places), *frameworks(device), *packages(), *optional()]
-    if not planned:
-        return Diagnosis(findings)
-    findings.append(Finding("recipe", planned[0].name, _names(planned)))
-    counts: list[dict[str, Any]] = []
-    checked = None
-    for one in _distinct(planned):  # variants may change data or towers; most do not
-        found = recipe_data.check(one)
-        findings += [f for f in found.findings if f not in findings]
-        counts += [c for c in found.counts if c not in counts]
-        checked = checked or found
-    assert checked is not None
-    if checked.curriculum is None or any(f.ok is False for f in findings if f.area in ("torch", "towers", "data")):
-        return Diagnosis(findings, counts)
-    before = torch.get_num_threads()
-    torch.set_num_threads(planned[0].threads)
-    try:
-        costs = estimate(planned, checked)
-    except UserError as error:  # parts that do not fit together
-        return Diagnosis([*findings, Finding("recipe", "model", str(error), False)], counts)
-    finally:
-        torch.set_num_threads(before)
-    return Diagnosis([*findings, *_room(costs)], counts, costs)
+    with untouched() as aside:
+        planned = [aside(r) for r in plan(recipe, overrides or {})] if recipe is not None else []
+        places = {"out": planned[0].out, "cache": planned[0].cache} if planned else {"here": Path()}
+        device = planned[0].device if planned else "cpu"
+        findings = [*machine(places), *frameworks(device), *packages(), *optional()]
+        if not planned:
+            return Diagnosis(findings)
+        findings.append(Finding("recipe", planned[0].name, names(planned)))
+        data = check_all(planned)
+        counts: list[dict[str, Any]] = []
+        for found in data.values():
+            findings += [f for f in found.findings if f not in findings]
+            counts += [c for c in found.counts if c not in counts]
+        if any(f.ok is False for f in findings if f.area in ("torch", "towers", "data")):
+            return Diagnosis(findings, counts)
+        try:
+            with threads(planned[0].threads):
+                costs = estimate(planned, data)
+        except UserError as error:
+            return Diagnosis([*findings, misfit(error)], counts)
+        return Diagnosis([*findings, *enough(costs, device)], counts, costs)
 
 
-def _names(planned: Sequence[Recipe]) -> str:
+def check_all(planned: Sequence[Recipe]) -> dict[str, Data]:
+    """What was found out about the data and weights of each variant; what variants share is looked at once."""
+    checker = Checker()
+    data: dict[str, Data] = {}
+    for recipe in planned:
+        if recipe.variant not in data:
+            data[recipe.variant] = checker.check(recipe)
+    return data
+
+
+def names(planned: Sequence[Recipe]) -> str:
     variants = ", ".join(dict.fromkeys(r.variant for r in planned if r.variant)) or "no variants"
     return f"{len(planned)} run(s): {variants}; seeds {', '.join(map(str, dict.fromkeys(r.seed for r in planned)))}"
 
 
-def _distinct(planned: Sequence[Recipe]) -> list[Recipe]:
-    """One run of each kind, as far as data and towers go."""
-    kinds: dict[str, Recipe] = {}
-    for recipe in planned:
-        parts = [recipe.data, recipe.towers, recipe.stages, recipe.tasks, recipe.watch]
-        kinds.setdefault(repr(parts), recipe)
-    return list(kinds.values())
+def misfit(error: UserError) -> Finding:
+    """Parts of a recipe that do not fit together."""
+    return Finding("recipe", "model", str(error), False, wrong=True)
 
 
-def _room(costs: Mapping[str, Any]) -> list[Finding]:
+def enough(costs: Mapping[str, Any], device: str) -> list[Finding]:
+    """Whether what a recipe needs is free: on a GPU, everything but the process."""
     wanted, available = costs["memory_of_all_jobs"], memory()[1]
-    value = f"about {size(wanted)} needed, {size(available)} available"
-    return [Finding("recipe", "memory", value, wanted <= available)]
+    found = [Finding("recipe", "memory", _compared(wanted, available), wanted <= available)]
+    if (on := torch.device(device)).type == "cuda":
+        parts = {k: v for k, v in costs["memory"].items() if k != "process"}
+        wanted, free = sum(parts.values()) * costs["jobs"], torch.cuda.mem_get_info(on)[0]
+        found.append(Finding("recipe", f"memory of {device}", _compared(wanted, free), wanted <= free))
+    return found
+
+
+def _compared(wanted: int, available: int) -> str:
+    return f"about {size(wanted)} needed, {size(available)} available"
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads for torch, as a run takes them, and chance left as it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)

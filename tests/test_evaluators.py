@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from polymnia.eval.evaluators import labels, probe, retrieval, zeroshot
 from polymnia.eval.matrix import scalar
+from polymnia.eval.probes import folds
 from polymnia.types import AudioFile, Captions, EvalData, Item, Modality, Table, UserError, What
 
 Vectors = Mapping[str, Sequence[Sequence[float]]]
@@ -247,7 +248,7 @@ def test_logreg_chooses_c_on_validation_and_refits_on_both_as_scikit_learn_by_ha
     sweep = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
     scores = [fitted(c, x, y).score(xv, yv) for c in sweep]
     best = fitted(sweep[int(np.argmax(scores))], np.concatenate([x, xv]), np.concatenate([y, yv]))
-    got = probe.evaluate(probe.Config(), embed, data)
+    got = probe.evaluate(probe.Config(kind="logreg", c=sweep), embed, data)
     assert got["probe/accuracy"] == pytest.approx(100 * best.score(xt, yt))
     assert got["probe/accuracy"] < 100
 
@@ -262,7 +263,7 @@ def test_knn_votes_as_scikit_learn() -> None:
 @pytest.mark.parametrize("kind", ["logreg", "linear", "knn"])
 def test_standardised_features_have_no_units(kind: str) -> None:
     data, embed, _ = split(3.0)
-    cfg = probe.Config(kind=kind, epochs=60)
+    cfg = probe.Config(kind=kind, epochs=60, standardise=True)
     stretched = Known({k: [[1024 * v[0][0], *v[0][1:]]] for k, v in embed.audio.items()})
     assert probe.evaluate(cfg, stretched, data) == probe.evaluate(cfg, embed, data)
     plain = probe.Config(kind=kind, epochs=60, standardise=False)
@@ -288,14 +289,14 @@ def test_folds_rotate_test_then_validation_then_the_rest() -> None:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
         expected.append(100 * model.fit(x[fold != test], y[fold != test]).score(x[fold == test], y[fold == test]))
     data = EvalData(tuple(items[:30]), tuple(items[30:40]), tuple(items[40:]))
-    got = probe.evaluate(probe.Config(folds=True, c=(0.1,)), Known(rows), data)
+    got = probe.evaluate(probe.Config(kind="logreg", folds=True, c=(0.1,)), Known(rows), data)
     assert got["probe/accuracy"] == pytest.approx(np.mean(expected))
     assert got["probe/std"] == pytest.approx(np.std(expected, ddof=1))
     assert got["probe/N"] == 75
 
 
 def test_the_refit_sees_the_validation_fold_only_after_c_is_chosen() -> None:
-    rotations = probe._official([str(n) for n in range(8)], {str(n): sound(str(n), fold=n % 4) for n in range(8)})
+    rotations = folds.official(np.arange(8) % 4)
     assert [[part.tolist() for part in r] for r in rotations] == [
         [[2, 3, 6, 7], [1, 5], [0, 4]],
         [[0, 3, 4, 7], [2, 6], [1, 5]],
@@ -309,7 +310,7 @@ def test_without_a_validation_split_every_tenth_training_row_of_the_classes_is_l
     data = EvalData(tuple(items[:33]), (), tuple(items[33:]))
     assert probe.evaluate(probe.Config(), Known(rows), data)["probe/accuracy"] == 100
     y = np.eye(3, dtype=bool)[[n % 3 for n in range(63)]]
-    train, valid, test = probe._splits([i.id for i in items], data, y)[0]
+    train, valid, test = folds.splits([i.id for i in items], data, y)[0]
     # 11 rows a class, in class order 0 3 6 ... 30, 1 4 ..., 2 5 ...: places 0, 10, 20, 30
     assert valid.tolist() == [0, 30, 28, 26]
     assert sorted([*train, *valid]) == list(range(33)) and test.tolist() == list(range(33, 63))
@@ -327,7 +328,7 @@ def test_a_multilabel_probe_reports_macro_average_precision(kind: str) -> None:
         items.append(sound(str(n), labels=tuple(c for c, on in zip("xyz", has, strict=True) if on)))
     items[0] = sound("0", labels=(*items[0].labels, "seen once"))  # no positive in the test split: left out
     data = EvalData(tuple(items[:80]), tuple(items[80:120]), tuple(items[120:]))
-    got = probe.evaluate(probe.Config(kind=kind, multilabel=True, epochs=30), Known(rows), data)
+    got = probe.evaluate(probe.Config(kind=kind, multilabel=True, epochs=300), Known(rows), data)
     raw = np.array([rows[str(n)][0] for n in range(120, 160)])
     # each feature is its own class's evidence: the raw features are near the best possible scores
     ideal = 100 * average_precision_score(np.array(flags[120:]), raw, average="macro")
@@ -338,7 +339,7 @@ def test_a_multilabel_probe_reports_macro_average_precision(kind: str) -> None:
 def test_a_sweep_that_does_not_converge_raises_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     data, embed, _ = split(3.0)
     scaled = Known({k: [[1e6 * v[0][0], *v[0][1:]]] for k, v in embed.audio.items()})
-    probe.evaluate(probe.Config(c=(1e6,), standardise=False), scaled, data)
+    probe.evaluate(probe.Config(kind="logreg", c=(1e6,), standardise=False), scaled, data)
     assert not list(recwarn)
 
 

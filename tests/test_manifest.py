@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from polymnia.data.datasets import manifest
-from polymnia.types import AudioFile, Captions, ImageFile, Item, UserError
+from polymnia.types import AudioFile, Captions, ImageFile, Item, UserError, VideoFile
 
 
 def read_csv(root: Path, text: str | bytes, **settings: Any) -> list[Item]:
@@ -52,6 +52,17 @@ def test_a_json_line_says_the_same_as_a_csv_row(tmp_path: Path) -> None:
 def test_an_id_and_one_modality_are_enough(tmp_path: Path) -> None:
     assert read_csv(tmp_path, "id,text\na,hello\n") == [Item("a", {"text": Captions(("hello",))}, group="a")]
     assert read_csv(tmp_path, "id,audio,image\na,,b.png\n")[0].sources == {"image": ImageFile(tmp_path / "b.png")}
+
+
+def test_a_video_is_picture_and_sound_unless_the_row_has_others(tmp_path: Path) -> None:
+    table = "id,video,audio,image,start,seconds\n"
+    table += "both,a.mp4,,,1,2\nspoken,a.mp4,b.wav,,,\nshown,a.mp4,,c.png,,3\nseen,,,a.mkv,2,\nheard,,a.mp4,,,\n"
+    both, spoken, shown, seen, heard = (i.sources for i in read_csv(tmp_path, table))
+    film = tmp_path / "a.mp4"
+    assert both == {"audio": AudioFile(film, 1.0, 2.0), "image": VideoFile(film, 1.0, 2.0)}
+    assert spoken == {"audio": AudioFile(tmp_path / "b.wav"), "image": VideoFile(film)}
+    assert shown == {"audio": AudioFile(film, 0.0, 3.0), "image": ImageFile(tmp_path / "c.png")}
+    assert seen == {"image": VideoFile(tmp_path / "a.mkv", 2.0)} and heard == {"audio": AudioFile(film)}
 
 
 def test_media_that_are_not_there_are_left_to_the_loader(tmp_path: Path) -> None:
@@ -106,7 +117,8 @@ def test_shares_beside_a_split_column_are_refused(tmp_path: Path) -> None:
         ("id,audio,start\na,a.wav,-1\n", "line 2: start must be"),
         ("id,audio,seconds\na,a.wav,0\n", "line 2: seconds must be"),
         ("id,audio,seconds\na,a.wav,nan\n", "line 2: seconds must be"),
-        ("id,audio,image,start\na,,b.png,1\n", "line 2: start and seconds cut a recording"),
+        ("id,audio,image,start\na,,b.png,1\n", "line 2: start and seconds cut a recording or a video"),
+        ("id,video\na,../b.mp4\n", "line 2: video '../b.mp4' leads out of the data folder"),
         (b"id,text\na,x\nb,caf\xe9\n", "line 3: not UTF-8.*save the table as UTF-8"),
         ("id,text\n", "has no items"),
         ("", "has no items"),

@@ -1,13 +1,17 @@
 """Probes: how well a small classifier reads labels from frozen features (the encoder's output, never the projection).
 
-- ``logreg``: L2-regularised logistic regression (L-BFGS); C chosen on validation by a log sweep, then refit on the
-  training and validation rows together. CLIP's protocol (Radford et al. 2021, appendix A.3) on a coarser grid.
-- ``linear``: one linear layer, Adam, learning rate from a grid and early stopping on validation. The trainer of HEAR
-  (Turian et al. 2022) without hidden layers; as there, later folds reuse the learning rate of the first.
-- ``knn``: votes of the k nearest rows by Euclidean distance, k chosen on validation.
+- ``linear``: one linear layer under HEAR's trainer (Turian et al. 2022): Adam, learning rate and initialisation from a
+  grid, early stopping on validation, weights of the best validation. As there, later folds reuse the first's setting;
+  unlike there, a lower validation loss decides between equal scores.
+- ``hear``: HEAR's predictor whole: the same with one or two hidden layers of 1,024; ``points`` of the grid are drawn.
+- ``logreg``: L2-regularised logistic regression (L-BFGS), C chosen on validation, then refit on the training and
+  validation rows together. CLIP's protocol (Radford et al. 2021, appendix A.3).
+- ``knn``: votes of the k nearest rows by Euclidean distance, k chosen on validation, then voted on both parts.
 
 With ``folds`` the official folds rotate: test fold i, validation fold i + 1, training on the rest. Without, the task's
-splits are used; a set that has no validation split lends every tenth training row, taken class by class.
+splits are used; a set that has no validation split lends every tenth training row, taken class by class. ``resplit``
+splits the training items alone, by the hash of their ids: that is the reading `balanced_internal` of AudioSet, where
+balanced_train is both trained and tested on, beside the data set's own split (train on it, test on eval_segments).
 
 Keys: ``probe/accuracy`` (percent; ``probe/mAP``, macro over classes with a positive, if ``multilabel``), ``probe/std``
 (sample standard deviation over folds, 0 without), ``probe/N`` (rows tested). A task that has no labels, fewer than two
@@ -16,45 +20,65 @@ classes, or nothing to train or test on gives N = 0 and no score.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from pydantic import Field, model_validator
 from sklearn.neighbors import NearestNeighbors
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from polymnia.config import Frozen
+from polymnia.eval.probes import folds, trainer
+from polymnia.eval.probes.logreg import Logistic, Score, sweep
 from polymnia.ops.metrics import macro_average_precision
-from polymnia.types import Embed, EvalData, Item, Modality, UserError
-
-Score = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n c"]]
-Rotation = tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"], Int[np.ndarray, " _"]]  # rows of train, valid, test
+from polymnia.types import Embed, EvalData, Item, Modality
 
 PROJECTED = False  # reads features, which no projection head changes
+FITS = True  # learns from the training items, so that their media are read too
+LAYERS = {"linear": (0,), "hear": (1, 2)}
 
 
 class Config(Frozen):
-    """``by``: the class is the topic or the first label; ``multilabel``: all labels. The grids are tried in order."""
+    """``by``: the class is the topic or the first label; ``multilabel``: all labels. The grids are tried in order.
+
+    ``standardise``: features to zero mean and unit variance over the training rows; by default for ``logreg`` and
+    ``knn``, never for ``hear``. ``c``: strengths to try in place of CLIP's sweep. ``reshuffle``: draw the training
+    rows anew in each epoch; HEAR's kit shuffles them once. ``resplit``: the share of the training items to test on.
+    """
 
     modality: Modality = "audio"
-    kind: Literal["logreg", "linear", "knn"] = "logreg"
+    kind: Literal["linear", "logreg", "hear", "knn"] = "linear"
     by: Literal["topic", "label"] = "topic"
     multilabel: bool = False
     folds: bool = False
-    standardise: bool = True
-    c: Annotated[tuple[float, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+    resplit: float | None = Field(default=None, gt=0, lt=0.5)
+    standardise: bool | None = None
+    c: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] | None = None
     lr: Annotated[tuple[float, ...], Field(min_length=1)] = (3.2e-3, 1e-3, 3.2e-4, 1e-4)
+    init: Annotated[tuple[trainer.Init, ...], Field(min_length=1)] = ("xavier_uniform", "xavier_normal")
+    points: int = Field(default=8, ge=1)
     neighbours: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 5, 10, 20)
     epochs: int = Field(default=500, ge=1)
-    patience: int = 20  # validations without a gain, one every three epochs
-    batch: int = 1024
-    seed: int = 0
+    every: int = Field(default=3, ge=1)  # epochs from one validation to the next
+    patience: int = Field(default=20, ge=1)  # validations without a gain
+    batch: int = Field(default=1024, ge=2)
+    reshuffle: bool = False
+    seed: int = 42
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Config:
+        if self.kind == "hear" and self.standardise:
+            raise ValueError("standardise: HEAR's predictor takes features as they are; use kind: linear")
+        if self.folds and self.resplit is not None:
+            raise ValueError("folds and resplit are two ways to split; keep one")
+        return self
+
+    @property
+    def scaled(self) -> bool:
+        return self.kind in ("logreg", "knn") if self.standardise is None else self.standardise
 
 
 class Rows(NamedTuple):
@@ -66,10 +90,14 @@ class Rows(NamedTuple):
     def take(self, index: Int[np.ndarray, " k"]) -> Rows:
         return Rows(self.x[index], self.y[index])
 
+    def join(self, other: Rows) -> Rows:
+        return Rows(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
 
 def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     """Scores in percent; the keys are at the top of the file. Raises UserError for ``folds`` without three folds."""
-    items = {i.id: i for i in data.train + data.valid + data.test if cfg.modality in i.sources and _labels(cfg, i)}
+    used = data.train if cfg.resplit is not None else data.train + data.valid + data.test
+    items = {i.id: i for i in used if cfg.modality in i.sources and _labels(cfg, i)}
     classes = list(dict.fromkeys(label for item in items.values() for label in _labels(cfg, item)))
     if len(classes) < 2:
         return {"probe/N": 0.0}
@@ -79,13 +107,11 @@ def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     for row, key in enumerate(table.ids):
         y[row, [number[label] for label in _labels(cfg, items[key])]] = True
     rows = Rows(table.vectors.double().cpu().numpy(), y)
-    rotations = _official(table.ids, items) if cfg.folds else _splits(table.ids, data, y)
-    scores, tested, grid = [], 0, {"logreg": cfg.c, "linear": cfg.lr, "knn": cfg.neighbours}[cfg.kind]
-    for train, valid, test in rotations:
-        predict, winner = _choose(cfg, grid, rows.take(train), rows.take(valid))
-        scores.append(100 * _quality(cfg, predict, rows.take(test)))
+    scores, tested, winner = [], 0, None
+    for train, valid, test in _rotations(cfg, table.ids, items, data, y):
+        predict, winner = FIT[cfg.kind](cfg, rows.take(train), rows.take(valid), winner)
+        scores.append(100 * _quality(cfg, predict(rows.x[test]), rows.y[test]))
         tested += len(test)
-        grid = (winner,) if cfg.kind == "linear" else grid
     if not scores:
         return {"probe/N": 0.0}
     std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
@@ -99,104 +125,82 @@ def _labels(cfg: Config, item: Item) -> tuple[str, ...]:
     return tuple(filter(None, [item.topic] if cfg.by == "topic" else item.labels[:1]))
 
 
-def _official(ids: Sequence[str], items: dict[str, Item]) -> list[Rotation]:
-    fold = np.array([items[i].fold for i in ids])
-    names = np.unique(fold)
-    if len(names) < 3:
-        raise UserError(f"probe: 'folds: true' needs three official folds or more, the data has {len(names)}")
-    following = np.roll(names, -1)
-    masks = [(~np.isin(fold, (f, v)), fold == v, fold == f) for f, v in zip(names, following, strict=True)]
-    return [(train.nonzero()[0], valid.nonzero()[0], test.nonzero()[0]) for train, valid, test in masks]
+def _rotations(
+    cfg: Config, ids: tuple[str, ...], items: dict[str, Item], data: EvalData, y: Bool[np.ndarray, "n c"]
+) -> list[folds.Rotation]:
+    if cfg.folds:
+        return folds.official(np.array([items[i].fold for i in ids]))
+    return folds.splits(ids, data, y) if cfg.resplit is None else folds.internal(ids, cfg.resplit, y)
 
 
-def _splits(ids: Sequence[str], data: EvalData, y: Bool[np.ndarray, "n c"]) -> list[Rotation]:
-    names = [{item.id for item in part} for part in (data.train, data.valid, data.test)]
-    train, valid, test = (np.array([r for r, i in enumerate(ids) if i in part], dtype=int) for part in names)
-    if len(valid) == 0:
-        by_class = train[np.argsort(y[train].argmax(1), kind="stable")]
-        valid, train = by_class[::10], np.sort(np.delete(by_class, np.s_[::10]))
-    return [(train, valid, test)] if min(len(train), len(valid), len(test)) and y[train].any(0).sum() > 1 else []
-
-
-def _choose(cfg: Config, grid: Sequence[float | int], train: Rows, valid: Rows) -> tuple[Score, float | int]:
-    """The classifier of the setting that is best on validation (the first of equals), and that setting."""
-    fitted = [_fit(cfg, setting, train, valid) for setting in grid]
-    best = int(np.argmax([_quality(cfg, predict, valid) for predict in fitted]))
-    if cfg.kind == "linear":  # its early stopping needs the validation rows: no refit
-        return fitted[best], grid[best]
-    both = Rows(np.concatenate([train.x, valid.x]), np.concatenate([train.y, valid.y]))
-    return _fit(cfg, grid[best], both, valid), grid[best]
-
-
-def _quality(cfg: Config, predict: Score, rows: Rows) -> float:
-    scores = predict(rows.x)
+def _quality(cfg: Config, scores: Float[np.ndarray, "n c"], y: Bool[np.ndarray, "n c"]) -> float:
     if cfg.multilabel:
-        return macro_average_precision(torch.from_numpy(scores), torch.from_numpy(rows.y))
-    return float(rows.y[np.arange(len(scores)), scores.argmax(1)].mean())
+        return macro_average_precision(torch.from_numpy(scores), torch.from_numpy(y))
+    return float(y[np.arange(len(scores)), scores.argmax(1)].mean())
 
 
-def _fit(cfg: Config, setting: float | int, train: Rows, valid: Rows) -> Score:
-    mean, spread = (train.x.mean(0), train.x.std(0)) if cfg.standardise else (0.0, np.ones(train.x.shape[1]))
+def _scaler(cfg: Config, x: Float[np.ndarray, "n d"]) -> Callable[[np.ndarray], np.ndarray]:
+    if not cfg.scaled:
+        return lambda rows: rows
+    mean, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 0, spread, 1.0)
-
-    def scale(x: np.ndarray) -> np.ndarray:
-        return (x - mean) / spread
-
-    fit = {"logreg": _logreg, "linear": _linear, "knn": _knn}[cfg.kind]
-    predict = fit(cfg, setting, Rows(scale(train.x), train.y), Rows(scale(valid.x), valid.y))
-    return lambda x: predict(scale(x))
+    return lambda rows: (rows - mean) / spread
 
 
-def _logreg(cfg: Config, c: float, train: Rows, valid: Rows) -> Score:
-    # One column of targets for one class out of many, else one a class that some but not all rows have.
-    known = train.y.any(0) & ~train.y.all(0)
-    targets = train.y[:, known].T if cfg.multilabel else [train.y.argmax(1)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 1000 iterations are the protocol, converged or not
-        models = [LogisticRegression(C=c, max_iter=1000).fit(train.x, target) for target in targets]
+def _logreg(cfg: Config, train: Rows, valid: Rows, winner: None) -> tuple[Score, None]:
+    def classifier(rows: Rows) -> Callable[[float], Score]:
+        scale = _scaler(cfg, rows.x)
+        problem = Logistic(scale(rows.x), rows.y, not cfg.multilabel, cfg.device)
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        scores = np.zeros((len(x), train.y.shape[1]))
-        if cfg.multilabel:
-            scores[:, known] = np.stack([model.decision_function(x) for model in models], axis=1)
-        else:
-            scores[:, models[0].classes_] = models[0].predict_proba(x)
-        return scores
+        def fit(c: float) -> Score:
+            predict = problem.fit(c)
+            return lambda x: predict(scale(x))
 
-    return predict
+        return fit
 
+    fit = classifier(train)
 
-def _knn(cfg: Config, k: int, train: Rows, valid: Rows) -> Score:
-    index = NearestNeighbors(n_neighbors=min(k, len(train.x)), algorithm="brute").fit(train.x)
-    return lambda x: train.y[index.kneighbors(x, return_distance=False)].mean(1)
+    def value(c: float) -> float:
+        return _quality(cfg, fit(c)(valid.x), valid.y)
+
+    best = sweep(value) if cfg.c is None else max(cfg.c, key=value)  # max takes the first of equals
+    return classifier(train.join(valid))(best), winner
 
 
-def _linear(cfg: Config, lr: float, train: Rows, valid: Rows) -> Score:
-    x, y = torch.from_numpy(train.x).float(), torch.from_numpy(train.y).float()
-    # The problem is convex: starting from zero costs nothing and leaves the global random stream alone.
-    weight = torch.zeros(x.shape[1], y.shape[1], requires_grad=True)
-    bias = torch.zeros(y.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=lr)
-    loss = binary_cross_entropy_with_logits if cfg.multilabel else cross_entropy
-    shuffle = torch.Generator().manual_seed(cfg.seed)
-    best, kept, waited = (-1.0, 0.0), (weight, bias), 0
-    xv, yv = torch.from_numpy(valid.x).float(), torch.from_numpy(valid.y).float()
+def _knn(cfg: Config, train: Rows, valid: Rows, winner: None) -> tuple[Score, None]:
+    def fit(k: int, rows: Rows) -> Score:
+        scale = _scaler(cfg, rows.x)
+        index = NearestNeighbors(n_neighbors=min(k, len(rows.x)), algorithm="brute").fit(scale(rows.x))
+        return lambda x: rows.y[index.kneighbors(scale(x), return_distance=False)].mean(1)
 
-    def score_with(w: torch.Tensor, b: torch.Tensor) -> Score:
-        return lambda q: (torch.from_numpy(q).float() @ w + b).double().numpy()
+    best = max(cfg.neighbours, key=lambda k: _quality(cfg, fit(k, train)(valid.x), valid.y))
+    return fit(best, train.join(valid)), winner
 
-    for epoch in range(1, cfg.epochs + 1):
-        for rows in torch.randperm(len(x), generator=shuffle).split(cfg.batch):
-            optimizer.zero_grad()
-            loss(x[rows] @ weight + bias, y[rows]).backward()
-            optimizer.step()
-        if epoch % 3 and epoch < cfg.epochs:
-            continue
-        now = (weight.detach().clone(), bias.detach().clone())
-        # Among equal scores the lower loss: a small, easy set reaches its best score long before it is fitted.
-        gain = (_quality(cfg, score_with(*now), valid), -loss(xv @ now[0] + now[1], yv).item())
-        waited = 0 if gain > best else waited + 1
-        best, kept = (gain, now) if gain > best else (best, kept)
-        if waited >= cfg.patience:
-            break
-    return score_with(*kept)
+
+def _trained(cfg: Config, train: Rows, valid: Rows, winner: trainer.Point | None) -> tuple[Score, trainer.Point]:
+    """The trained probe, and the point of the grid that it has: the winner of an earlier rotation, or searched now."""
+    draw = cfg.points if cfg.kind == "hear" else 0
+    points = [winner] if winner else trainer.grid(LAYERS[cfg.kind], cfg.init, cfg.lr, draw)
+    scale = _scaler(cfg, train.x)
+    order = np.random.default_rng(cfg.seed).permutation(len(train.x))
+    x, xv = (torch.from_numpy(scale(rows)).float() for rows in (train.x[order], valid.x))
+    settings = trainer.Settings(
+        epochs=cfg.epochs,
+        every=cfg.every,
+        patience=cfg.patience,
+        batch=cfg.batch,
+        reshuffle=cfg.reshuffle,
+        ties=cfg.kind == "linear",
+        seed=cfg.seed,
+        device=cfg.device,
+    )
+
+    def value(logits: np.ndarray) -> float:
+        return _quality(cfg, logits, valid.y)
+
+    fitted = trainer.train(points, settings, x, train.y[order], xv, valid.y, value, not cfg.multilabel)
+    best, found = trainer.best(points, fitted)
+    return lambda rows: found.logits(torch.from_numpy(scale(rows)).float()), best
+
+
+FIT = {"logreg": _logreg, "knn": _knn, "linear": _trained, "hear": _trained}

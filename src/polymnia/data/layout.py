@@ -32,6 +32,18 @@ def find_root(root: Path, inside: Sequence[str], what: str) -> Path:
     raise UserError(f"{what}: {root} has no {', '.join(lacking)}. {hint}")
 
 
+def refuse_neighbour(base: Path, inside: Path) -> None:
+    """Raises UserError where ``inside`` is not under ``base``, the recipe's data folder, but under the folder above it
+    or under one in it; the error says which to give."""
+    if inside.is_absolute() or not inside.parts or (base / inside).exists():
+        return
+    above = base.resolve().parent
+    for folder in (above, *sorted(_folders(base))):
+        if (folder / inside).exists():
+            off = "deep" if folder == above else "high"
+            raise UserError(f"data={base} is a folder too {off} to hold {inside}; give data={folder}")
+
+
 def _holds(root: Path, inside: Sequence[str]) -> bool:
     return all((root / name).exists() for name in inside)
 

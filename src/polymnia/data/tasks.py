@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import PositiveInt, field_validator
 
 from polymnia.config import DatasetPart, Frozen, Part, nearest
+from polymnia.data.layout import refuse_neighbour
 from polymnia.types import Item, Modality, Pair, Source, Task, UserError
 
 
@@ -78,6 +79,7 @@ class Sets:
         key = repr(part.dump())
         if key not in self._read:
             root = self.root / part.config.root
+            refuse_neighbour(self.root, part.config.root)
             found = part.module.items(part.config.model_copy(update={"root": root}))
             self._read[key] = self._named(part, root, found)
         return self._read[key].items

@@ -71,7 +71,8 @@ def _ordered(raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
             raise UserError(f"{origin}: {who} names the task '{name}'; {nearest(str(name), list(known))}")
     if order is not None:
         raw["tasks"] = [known[str(name)] for name in order]
-        raw["watch"] = [w for w in raw.get("watch") or [] if not _left_out(w, {*map(str, order)})]
+        names = {*map(str, order)}
+        raw["watch"] = [_narrowed(w, names) for w in raw.get("watch") or [] if not _left_out(w, names)]
     return raw
 
 
@@ -79,6 +80,12 @@ def _left_out(watched: Any, order: set[str]) -> bool:
     """Whether it tests tasks, and none of those that are learned."""
     of = watched.get("of") if isinstance(watched, dict) else None
     return bool(of) and not order & {*map(str, of)}
+
+
+def _narrowed(watched: Any, order: set[str]) -> Any:
+    """Without the tasks that are not learned: a resolved recipe has no ``order``, and must be read again."""
+    of = watched.get("of") if isinstance(watched, dict) else None
+    return {**watched, "of": [name for name in of if str(name) in order]} if of else watched
 
 
 def _mappings(raw: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import get_args
 from polymnia.config import Part
 from polymnia.data import leaks, presence
 from polymnia.data.collection import usable
+from polymnia.data.layout import refuse_neighbour
 from polymnia.data.leaks import Leak
 from polymnia.data.presence import SetCount
 from polymnia.data.tasks import Reading, Sets, TaskData, build_tasks, refuse_too_little
@@ -84,6 +85,8 @@ def read_tasks(recipe: Recipe) -> Curriculum:
     stages = [_single(s, sets, True) for s in recipe.stages]
     without = tuple(w.name for w in recipe.watch if w.optional and not _there(recipe, w))
     watch = [_single(w, sets, False) for w in recipe.watch if w.name not in without]
+    if not built and not watch:
+        _refuse_nothing(recipe)
     names = [t.name for t, _ in built] + [t.name for t in watch]
     if len(set(names)) < len(names):
         raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
@@ -101,6 +104,14 @@ def read_tasks(recipe: Recipe) -> Curriculum:
             refuse_too_little(task)
     _refuse_unscored(recipe, curriculum)
     return curriculum
+
+
+def _refuse_nothing(recipe: Recipe) -> None:
+    """Raises UserError: nothing is learned, and of what is watched nothing is there."""
+    roots = list(dict.fromkeys(part.config.root for w in recipe.watch for part in w.data))
+    for root in roots:
+        refuse_neighbour(recipe.data, root)
+    raise UserError(f"there is nothing to score: data={recipe.data} holds none of {', '.join(map(str, roots))}")
 
 
 def _there(recipe: Recipe, cfg: TaskData) -> bool:

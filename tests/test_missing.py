@@ -117,6 +117,20 @@ def test_of_a_set_that_is_only_watched_what_no_evaluator_reads_may_lack_altogeth
         read_tasks(recipe(data, **{k.replace(".", "__"): v for k, v in probing.items()}))
 
 
+def test_an_optional_set_that_is_not_there_is_left_out_and_another_is_an_error(data: Path):
+    (data / "tasks/esc50-v2.0.0-full").mkdir(parents=True)
+    (data / "tasks/esc50-v2.0.0-full/task_metadata.json").write_text("{}")
+    gunshot = {"use": "hear", "root": "tasks", "task": "gunshot"}  # the folder is there, the task is not
+    sets = [
+        {"name": n, "data": d, "eval": ["probe"], "optional": True}
+        for n, d in (("gunshot", gunshot), ("clips", {"use": "manifest", "root": "nowhere"}))
+    ]
+    assert read_tasks(recipe(data, watch=sets)).without == ("gunshot", "clips")
+    for wanted, said in zip(sets, ("no tasks called 'gunshot'", "nowhere"), strict=True):
+        with pytest.raises(UserError, match=said):
+            read_tasks(recipe(data, watch=[{**wanted, "optional": False}]))
+
+
 def in_the_report(folder: Path, out: Path) -> None:
     report = write_report([folder], out / "report")
     text, page = report.markdown.read_text(), report.html.read_text()

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from polymnia.errors import UserError as UserError  # every layer takes it from here
+from polymnia.errors import AbsentError as AbsentError  # every layer takes them from here
+from polymnia.errors import UserError as UserError
 
 Modality = Literal["audio", "image", "text"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)

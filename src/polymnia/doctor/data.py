@@ -14,8 +14,8 @@ from polymnia.doctor.looks import Looks
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, WatchConfig
 from polymnia.runs import assemble
-from polymnia.runs.curriculum import SPLITS, Curriculum
-from polymnia.types import Item, Modality, Task, UserError
+from polymnia.runs.curriculum import SPLITS, Curriculum, there
+from polymnia.types import AbsentError, Item, Modality, Task, UserError
 
 SHOWN = 5  # broken files named
 
@@ -140,7 +140,8 @@ def _separately(recipe: Recipe, data: Data) -> list[Task]:
             try:
                 found += [task for task, _ in build_tasks([cfg], sets, learned)]
             except UserError as error:
-                data.findings.append(Finding("data", f"{kind} {cfg.name}", str(error), False))
+                if not (isinstance(error, AbsentError) and getattr(cfg, "optional", False)):
+                    data.findings.append(Finding("data", f"{kind} {cfg.name}", str(error), False))
     try:
         gone = presence.count(sets.readings, recipe.towers)[1]
     except UserError as error:
@@ -150,7 +151,7 @@ def _separately(recipe: Recipe, data: Data) -> list[Task]:
 
 
 def _may_lack(recipe: Recipe, cfg: WatchConfig) -> bool:
-    return cfg.optional and not all((recipe.data / part.config.root).exists() for part in cfg.data)
+    return cfg.optional and not there(recipe, cfg)
 
 
 def _count(place: str, items: Sequence[Item], looked: int, faults: Mapping[str, str], most: float, data: Data) -> None:

@@ -17,7 +17,7 @@ from polymnia.data.leaks import Leak
 from polymnia.data.presence import SetCount
 from polymnia.data.tasks import Reading, Sets, TaskData, build_tasks, refuse_too_little
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.types import Captions, Item, Split, Task, UserError
+from polymnia.types import AbsentError, Captions, Item, Split, Task, UserError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -83,8 +83,7 @@ def read_tasks(recipe: Recipe) -> Curriculum:
     sets = Sets(recipe.data)
     built = build_tasks(recipe.tasks, sets)
     stages = [_single(s, sets, True) for s in recipe.stages]
-    without = tuple(w.name for w in recipe.watch if w.optional and not _there(recipe, w))
-    watch = [_single(w, sets, False) for w in recipe.watch if w.name not in without]
+    watch, without = _watched(recipe, sets)
     if not built and not watch:
         _refuse_nothing(recipe)
     names = [t.name for t, _ in built] + [t.name for t in watch]
@@ -114,7 +113,23 @@ def _refuse_nothing(recipe: Recipe) -> None:
     raise UserError(f"there is nothing to score: data={recipe.data} holds none of {', '.join(map(str, roots))}")
 
 
-def _there(recipe: Recipe, cfg: TaskData) -> bool:
+def _watched(recipe: Recipe, sets: Sets) -> tuple[list[Task], tuple[str, ...]]:
+    """What is watched, and the names of the optional sets that are not there."""
+    found, without = [], []
+    for cfg in recipe.watch:
+        try:
+            if cfg.optional and not there(recipe, cfg):
+                raise AbsentError(cfg.name)
+            found.append(_single(cfg, sets, False))
+        except AbsentError:
+            if not cfg.optional:
+                raise
+            without.append(cfg.name)
+    return found, tuple(without)
+
+
+def there(recipe: Recipe, cfg: TaskData) -> bool:
+    """Whether the folders of its data sets exist."""
     return all((recipe.data / part.config.root).exists() for part in cfg.data)
 
 

@@ -30,7 +30,7 @@ from polymnia.data.items import Template, check, require
 from polymnia.data.layout import Clips
 from polymnia.data.official import read_json, read_rows, require_a_clip, stem, whole
 from polymnia.data.table import Row
-from polymnia.types import AudioFile, Captions, Item, Modality, Source, Split, UserError
+from polymnia.types import AbsentError, AudioFile, Captions, Item, Modality, Source, Split, UserError
 
 META = "task_metadata.json"
 SPLITS: dict[str, Split] = {"train": "train", "valid": "valid", "test": "test"}
@@ -86,7 +86,8 @@ def _folder(cfg: Config) -> Path:
     if len(fit) != 1:
         names = [path.name for path in fit or there]
         listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        raise UserError(f"task: {root} has {len(fit) or 'no'} tasks called '{cfg.task}'; choose one of: {listed}")
+        kind = UserError if fit else AbsentError
+        raise kind(f"task: {root} has {len(fit) or 'no'} tasks called '{cfg.task}'; choose one of: {listed}")
     return fit[0]
 
 

@@ -31,7 +31,7 @@ from polymnia.runs.encoder import Encoder, load, read_recipe
 from polymnia.runs.score import evaluate as scores_of
 from polymnia.runs.suite.results import Results
 from polymnia.runs.suite.sets import Suite, check_root, is_there, needs, pairs
-from polymnia.types import EvalData, UserError
+from polymnia.types import AbsentError, EvalData, UserError
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -96,6 +96,8 @@ def _one(cfg: WatchConfig, scorer: _Scorer, results: Results, done: Done) -> Non
             if not results.done(cfg.name, request):
                 results.add(cfg.name, scorer.score(cfg, found) | {"request": request})
             done.sets[cfg.name] = results.sets[cfg.name]
+        except AbsentError as error:
+            done.absent[cfg.name] = str(error)
         except UserError as error:
             done.failed[cfg.name] = str(error)
             scorer.progress(f"{cfg.name} failed", 0, 0)

@@ -1,0 +1,5 @@
+"""python -m polymnia.cli"""
+
+from polymnia.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""Commands that put an encoder into the shape that a benchmark takes: export hear, mteb, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from polymnia.cli.words import AfterTask, MovedData, RunFolder
+
+app = typer.Typer(help="Put a run's encoder into the shape that a benchmark takes.", no_args_is_help=True)
+OutFolder = Annotated[Path, typer.Argument(help="a new folder, which pip installs")]
+
+
+@app.command("hear")
+def export_hear(
+    run: RunFolder,
+    out: OutFolder,
+    task: AfterTask = None,
+    timestamps: Annotated[
+        Literal["frames", "sliding"] | None,
+        typer.Option(help="the tower's own features over time (default where it has them), or windows of a second"),
+    ] = None,
+    data: MovedData = None,
+) -> None:
+    """Write a module with the common API of HEAR 2021 around the audio tower of a run."""
+    from polymnia.export.modules import export_hear as export
+
+    name = export(run, out, task, timestamps, data)
+    typer.echo(f"{name}: pip install {out}; then polymnia export check {name}")
+
+
+@app.command("mteb")
+def export_mteb(run: RunFolder, out: OutFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write a module that gives a run's encoder to MTEB (texts, sounds: MAEB, pictures: MIEB)."""
+    from polymnia.export.modules import export_mteb as export
+
+    name = export(run, out, task, data)
+    typer.echo(f"{name}: pip install {out}; then mteb.evaluate({name}.load_model(), tasks)")
+
+
+@app.command("check")
+def export_check(
+    module: Annotated[str, typer.Argument(help="the name of an importable module, or the folder of an export")],
+    model: Annotated[str, typer.Option(help="weights to load instead of the module's own")] = "",
+) -> None:
+    """Do to a HEAR module what HEAR's validator does. Exit code 1: it has an error."""
+    from polymnia.export.validate import find_module, validate
+
+    found = find_module(module)
+    problems = validate(found, model)
+    for problem in problems:
+        typer.echo(problem)
+    if any(p.level == "error" for p in problems):
+        raise typer.Exit(1)
+    typer.echo(f"{found.__name__} keeps the common API of HEAR 2021")

@@ -115,6 +115,19 @@ def test_what_is_already_unpacked_is_not_unpacked_again(tmp_path: Path, monkeypa
     assert listing(tmp_path) == before
 
 
+def test_shards_that_are_too_large_to_be_unpacked_aside_are_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    MINIATURES["webdataset"](tmp_path / "set")
+    monkeypatch.setattr("polymnia.data.datasets.webdataset.MAX_ASIDE", 100)
+    raw = small_recipe(tmp_path, stages=[], tasks=[], data=str(tmp_path))
+    shards = {"use": "webdataset", "root": "set", "test_shards": "test-*.tar", "shards": "train-*.tar"}
+    raw["watch"] = [{"name": "all", "data": shards, "eval": ["retrieval"]}]
+    before = listing(tmp_path)
+    found = rehearse(raw, {})
+    (said,) = [f.value for f in found.findings if f.ok is False]
+    assert "3 shards in" in said and f"`polymnia data check webdataset {tmp_path / 'set'}`" in said
+    assert listing(tmp_path) == before
+
+
 def test_a_world_inside_a_joined_set_is_made_aside_too(tmp_path: Path):
     world = {"use": "soundworld", "root": "w", "train": 1, "valid": 1, "base": 0, "combos": 2, "domains": ["nature"]}
     raw = small_recipe(tmp_path, stages=[], tasks=[], data=str(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from polymnia.continual.chain import Chain
 from polymnia.continual.method import Setup
 from polymnia.data.collection import Collection
 from polymnia.embed.cache import frozen_vectors, signature
-from polymnia.embed.embedder import Embedder
+from polymnia.embed.embedder import Embedder, run_tower
 from polymnia.models.heads import HeadConfig
 from polymnia.models.model import Model
 from polymnia.models.towers import cached, tiny_audio, tiny_text
+from polymnia.ops.audio import LogMel
 from polymnia.types import AudioFile, Captions, Item, UserError
 
 LENGTHS = (1.0, 0.3, 0.7, 0.3, 1.4, 0.2, 0.7, 0.3)  # seconds; the shortest are padded to the tower's 0.4
@@ -229,3 +231,36 @@ def test_the_signature_changes_with_any_weight(embed: Embedder):
             p.view(-1)[0] += 1
         names.add(signature(embed.model))
     assert len(names) == 1 + len(list(embed.model.parameters()))
+
+
+def test_a_short_clip_among_many_leaves_their_batches_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for n, samples in enumerate([800, *[16000] * 8]):
+        soundfile.write(tmp_path / f"{n}.wav", rng.uniform(-0.5, 0.5, samples), 16000)
+    items = [Item(str(n), {"audio": AudioFile(tmp_path / f"{n}.wav")}, str(n)) for n in range(9)]
+    torch.manual_seed(0)
+    tower = Counting(tiny_audio.Config(seconds=0.5, n_mels=8, width=16, layers=1, out_dim=12))
+    tower.spec = replace(tower.spec, min_seconds=0.0)
+    shapes = []
+    tower.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    collection = Collection.open(items, {"audio": tower.spec}, tmp_path / "cache")
+    run_tower(tower, tower, collection, items, "audio", 8)
+    assert shapes == [(1, 800), (8, 16000)]
+
+
+def test_the_front_end_is_part_of_an_encoders_signature() -> None:
+    def signed(**keys: float) -> str:
+        torch.manual_seed(0)
+        tower = tiny_audio.Tower(tiny_audio.Config(seconds=0.4, n_mels=8, width=16, layers=1, out_dim=12))
+        tower.mel = LogMel(tower.mel.cfg.model_copy(update=keys))
+        return signature(tower)
+
+    assert signed() == signed() != signed(fmin=60.0)
+
+
+def test_a_loader_gets_no_weights_where_it_needs_none() -> None:
+    audio = tiny_audio.Tower(tiny_audio.Config(seconds=0.4, n_mels=8, width=16, layers=1, out_dim=12))
+    text = tiny_text.Tower(tiny_text.Config(width=16, layers=1, buckets=64, out_dim=12, max_tokens=8))
+    assert len(pickle.dumps(audio.collate)) < 200 and text.collate == text.prepare
+    waves = [np.zeros(3, np.float32), np.ones(3, np.float32)]
+    assert torch.equal(audio.collate(waves), audio.prepare(waves))

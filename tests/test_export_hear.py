@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +29,7 @@ import polymnia as pm
 from polymnia.continual.chain import Chain
 from polymnia.export import hear, stamps
 from polymnia.export.hear import HearModel
-from polymnia.export.modules import export_hear
+from polymnia.export.modules import export_hear, write_hear
 from polymnia.export.validate import Problem, check_stamps, find_module, validate
 from polymnia.models.towers import tiny_audio
 from polymnia.models.towers.tiny_audio import Tower
@@ -92,6 +94,48 @@ def test_pip_makes_a_wheel_of_it_with_weights_and_settings_inside(exported: Modu
     inside = zipfile.ZipFile(tmp_path / done.stdout.split()[-1]).namelist()
     wanted = {f"polymnia_my_run/{f}" for f in ("__init__.py", "weights.safetensors", "export.yaml", "recipe.yaml")}
     assert wanted <= set(inside)
+
+
+@pytest.mark.parametrize(
+    "called", ['it\'s "quoted"', 'a""" + exit() + """b', "back\\slash", "two\nlines {x}", "caf\u00e9"]
+)
+def test_whatever_a_run_is_called_its_module_is_python_and_toml(tmp_path: Path, conv: Tower, called: str) -> None:
+    part = tiny_audio.Config(arch="conv", layers=3, width=8, n_mels=8, seconds=0.2).model_dump(mode="json")
+    write_hear(tmp_path / "out", "polymnia_odd", conv, {"use": "tiny_audio", **part}, {"run": called, "task": 1})
+    project = tomllib.loads((tmp_path / "out/pyproject.toml").read_text())["project"]
+    tree = ast.parse((tmp_path / "out/polymnia_odd/__init__.py").read_text())
+    first, last = called[0], called[-1]  # letters at one end at least, which are kept
+    assert {first, last} & set(project["description"]) and {first, last} & set(str(ast.get_docstring(tree)))
+    assert "exit()" not in [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+
+
+def test_files_beside_a_module_hide_no_library_and_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "beside_own"
+    package.mkdir()
+    (package / "__init__.py").write_text("import beside_helper, colorsys\nfrom beside_own import inner\n")
+    (package / "inner.py").write_text("")
+    (tmp_path / "beside_helper.py").write_text("")
+    (tmp_path / "colorsys.py").write_text("raise SystemExit\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("beside_own", "beside_own.inner", "beside_helper", "colorsys"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = find_module(str(tmp_path))
+    assert str(module.__file__) == str(package / "__init__.py") and module is find_module(str(package))
+    assert sys.modules["colorsys"].__file__ != str(tmp_path / "colorsys.py")
+    for name in ("beside_own", "beside_own.inner", "beside_helper"):
+        del sys.modules[name]
+
+
+def test_the_module_of_a_folder_is_the_one_there_and_not_another_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/__init__.py").write_text("")
+    with pytest.raises(UserError, match="another 'json' is loaded"):
+        find_module(str(tmp_path))
+    (tmp_path / "json").rename(tmp_path / "half_a_module")
+    (tmp_path / "half_a_module/__init__.py").write_text("import not_there_at_all")
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot import .*half_a_module.*: No module named 'not_there_at_all'"):
+            find_module(str(tmp_path))
 
 
 def test_weights_of_the_run_after_another_task_can_be_given(exported: ModuleType, tmp_path: Path) -> None:

@@ -205,6 +205,34 @@ def test_tasks_are_chosen_by_folder_task_or_task_and_mode(tmp_path: Path) -> Non
         tasks.find(tmp_path, ["nsynth_pitch-v2.2.3-5"])
 
 
+def test_two_versions_of_one_task_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
+    for name in ("esc50-v1.0.0-full", "esc50-v2.0.0-full"):
+        multiclass(tmp_path, name)
+    said = "esc50-v1.0.0-full and esc50-v2.0.0-full .* are one task: choose by --task"
+    for wanted in ([], ["esc50"]):
+        with pytest.raises(UserError, match=said):
+            tasks.find(tmp_path, wanted)
+    assert [t.name for t in tasks.find(tmp_path, ["esc50-v1.0.0-full"])] == ["esc50-v1.0.0-full"]
+
+
+def test_a_task_is_scored_again_where_a_recording_was_replaced_and_only_there(tmp_path: Path) -> None:
+    folder, encoder, out = multiclass(tmp_path / "tasks"), Analytic(), tmp_path / "out"
+
+    def run() -> tuple[str, int]:
+        before = encoder.heard
+        (result,) = evaluate(encoder, tmp_path / "tasks", out, options=QUICK)
+        return result["request"], encoder.heard - before
+
+    first, heard = run()
+    assert heard == 45 and run() == (first, 0)
+    wav = folder / str(RATE) / "test" / "test0.wav"
+    content = wav.read_bytes()
+    wav.write_bytes(content[:-2] + b"xx")  # of the same size
+    os.utime(wav, ns=(1, 1))
+    other, heard = run()
+    assert other != first and heard > 0
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

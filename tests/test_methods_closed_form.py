@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handmade import Fixed, batch, features, head, kl, model, numbers, part, setup, shake, softmax, task, unit
+from handmade import DIM, Fixed, batch, features, head, kl, model, numbers, part, setup, shake, softmax, task, unit
 from torch import Tensor
 
 from polymnia.continual.method import AbstractMethod, embed_batch
+from polymnia.models.heads import HeadConfig
 from polymnia.models.model import Model
 from polymnia.types import Batch, Terms
 
@@ -235,3 +236,17 @@ def test_ewc_leaves_what_it_remembers_without_gradient() -> None:
     method.end_task(m, task(1), Fixed([batch(2)]))
     assert not any(p.requires_grad or p.grad_fn for p in method.parameters())
     assert reached(terms(method, m)[""], m, method) == set()  # no weight has moved yet
+
+
+def test_mod_x_has_a_target_without_dropout_in_its_first_task_and_leaves_the_head_training() -> None:
+    m = model()
+    head = HeadConfig(kind="mlp", hidden=7, dropout=0.5)
+    m = Model(dict(m.towers), {"audio": head, "text": head}, DIM, frozenset({"audio"}), 3).double()
+    method = made("modx", m)
+    method.begin_task(m, task(1))
+    m.train(), method.train()
+    out = embed_batch(method, m, X)
+    first, second = (method._old(m, "audio", X, out) for _ in range(2))
+    assert torch.equal(first, second) and m.heads["audio"].training
+    again = embed_batch(method, m, X)
+    assert not torch.equal(out.embeddings["audio"], again.embeddings["audio"])  # the student has dropout

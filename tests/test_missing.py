@@ -22,7 +22,7 @@ from polymnia.doctor.examine import examine
 from polymnia.recipe import Recipe, override, validate
 from polymnia.report.page import write_report
 from polymnia.report.tables import print_table
-from polymnia.runs.curriculum import read_tasks
+from polymnia.runs.curriculum import read_tasks, splits_read
 from polymnia.runs.life import Session
 from polymnia.runs.search import search
 from polymnia.runs.study import one
@@ -115,6 +115,19 @@ def test_of_a_set_that_is_only_watched_what_no_evaluator_reads_may_lack_altogeth
     probing = {"watch.seen.eval": [{"use": "probe", "kind": "knn"}]}
     with pytest.raises(UserError, match="shots, train: 0 of 20 items are there"):
         read_tasks(recipe(data, **{k.replace(".", "__"): v for k, v in probing.items()}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "splits"),
+    [
+        (["retrieval", "zeroshot"], ("test",)),
+        (["retrieval", {"use": "zeroshot", "split": "all"}], ("train", "valid", "test")),
+        ([{"use": "probe", "kind": "knn"}], ("train", "valid", "test")),
+        ([], ("test",)),
+    ],
+)
+def test_evaluators_read_all_splits_where_one_of_them_needs_all(parts: list[Any], splits: tuple[str, ...]):
+    assert splits_read([parse_part("eval.evaluators", part) for part in parts], "test") == splits
 
 
 def test_an_optional_set_that_is_not_there_is_left_out_and_another_is_an_error(data: Path):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +109,30 @@ def test_no_more_than_a_few_results_wait_to_be_written(tmp_path):
     opened = open_pack(tmp_path, "test", [str(i) for i in range(50)], make, "|u1", 2, progress)
     assert written == list(range(1, 51))
     assert [int(opened[i][2]) for i in range(50)] == list(range(50))
+
+
+def test_a_large_set_is_kept_in_packs_that_other_sets_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "SIZE", 8)
+    monkeypatch.setattr(pack, "MANY", 10)
+    made: list[str] = []
+
+    def opened(names: list[str], progress: list[tuple[int, int]] | None = None) -> pack.Packs:
+        def make(i: int) -> pack.Made:
+            made.append(names[i])
+            return pack.Made(np.full(3, int(names[i][1:]), dtype="<i2"))
+
+        tell = None if progress is None else (lambda done, total: progress.append((done, total)))
+        return pack.open_packs(tmp_path, "numbers", names, [n[0] for n in names], make, "<i2", 2, tell)
+
+    first, second, few = ([f"{home}{n}" for n in range(count)] for home, count in (("a", 40), ("b", 30), ("c", 3)))
+    told: list[tuple[int, int]] = []
+    mixed = [*first[:20], *few, *second, *first[20:]]
+    found = opened(mixed, told)
+    assert [int(found[i][0]) for i in range(len(mixed))] == [int(n[1:]) for n in mixed]
+    assert told == [(n, 73) for n in range(1, 74)] and sorted(made) == sorted(mixed)
+    made.clear()
+    assert int(opened([*second, *first])[0][2]) == 0  # all of two homes, without the third: nothing is made again
+    assert made == []
+    opened([n for n in first if n != "a7"])
+    assert 0 < len(made) < len(first) / 2 and "a7" not in made  # one pack of the home, not all of it
+    assert [e[2] for e in found.entries] == [""] * 73

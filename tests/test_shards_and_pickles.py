@@ -109,6 +109,30 @@ def test_braces_keep_their_width_and_multiply() -> None:
             list(webdataset.expand(bomb))
 
 
+def test_a_range_that_counts_down_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'\{02..00\}' counts down"):
+        list(webdataset.expand("a-{02..00}.tar"))
+    assert list(webdataset.expand("a-{02..02}.tar")) == ["a-02.tar"]
+
+
+def test_what_is_unpacked_only_to_look_into_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    miniature.shard(tmp_path / "set/a.tar", {"0.wav": bytes(9000)})
+    miniature.shard(tmp_path / "set/b.tar", {"0.wav": bytes(9000)})
+    cfg = webdataset.Config(root=tmp_path / "set")
+    sizes = [(tmp_path / "set" / name).stat().st_size for name in ("a.tar", "b.tar")]
+    monkeypatch.setattr(webdataset, "MAX_ASIDE", sum(sizes) - 1)
+    aside = webdataset.elsewhere(cfg, tmp_path / "aside")
+    with pytest.raises(UserError, match=r"2 shards .* 0 MB.*`polymnia data check webdataset .*set`"):
+        webdataset.items(aside)
+    assert not list((tmp_path / "aside").iterdir())
+    monkeypatch.setattr(webdataset, "MAX_ASIDE", sum(sizes))
+    assert len(webdataset.items(webdataset.elsewhere(cfg, tmp_path / "aside"))) == 2
+    assert len(webdataset.items(cfg)) == 2  # a run unpacks as much as there is
+    monkeypatch.setattr(webdataset, "MAX_ASIDE", 0)
+    assert len(webdataset.items(webdataset.elsewhere(cfg, tmp_path / "other"))) == 2
+    assert "max_bytes" not in cfg.model_dump()  # so that no recipe's hash knows it
+
+
 def test_missing_shards_are_named_with_the_folder_that_has_them(tmp_path: Path) -> None:
     settings = miniature.webdataset(tmp_path / "set")
     assert "train-002.tar" in refusal(**settings | {"shards": "train-{000..002}.tar"})
@@ -157,6 +181,22 @@ def test_sizes_and_counts_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "more than 1 members" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_extended_header_that_would_fill_the_memory_is_not_read(kind: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        shard.addfile(member("0.wav", size=1), io.BytesIO(b"1"))
+        shard.addfile(member("long", kind, size=tar.MAX_TEXT + 1), io.BytesIO(bytes(tar.MAX_TEXT + 1)))
+    assert "an extended header of 1,048,577 bytes" in refusal(tmp_path)
+
+
+def test_a_long_name_is_read(tmp_path: Path) -> None:
+    name = f"{'a' * 90}/{'b' * 90}/{'c' * 90}"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as shard:
+            shard.addfile(member(f"{name}.wav", size=1), io.BytesIO(b"1"))
+        assert read(tmp_path)[0].id == f"a/{name}"
+
+
 @pytest.mark.parametrize("cut", [100, 512, 600, 1024])
 def test_a_shard_that_was_cut_off_is_refused(cut: int, tmp_path: Path) -> None:
     """Within a header, behind one, within a member, before its last block."""
@@ -174,7 +214,7 @@ def test_a_shard_that_was_cut_off_is_refused(cut: int, tmp_path: Path) -> None:
         ({"0.txt": b"\xff"}, "not UTF-8"),
         ({"0.json": b"{", "0.wav": b"1"}, "malformed JSON"),
         ({"0.json": b"[]", "0.wav": b"1"}, "must be a JSON object"),
-        ({"0.json": b'{"text": 3}', "0.wav": b"1"}, "'text' of '0.json' must be a text"),
+        ({"0.json": b'{"text": 3}', "0.wav": b"1"}, "a.tar: 'text' of '0.json' must be a text"),
     ],
 )
 def test_a_malformed_sample_is_named(members: dict[str, bytes], said: str, tmp_path: Path) -> None:
@@ -211,6 +251,12 @@ def test_plain_data_are_read_in_every_protocol(protocol: int, tmp_path: Path) ->
     assert read_plain(tmp_path / "a.pkl") == value
 
 
+def test_a_long_text_in_several_places_is_read(tmp_path: Path) -> None:
+    long = "a" * 200_000  # written outside the frames of the protocol
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([long, long, b"b", b"b"], 4))
+    assert read_plain(tmp_path / "a.pkl") == [long, long, b"b", b"b"]
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (f"{self.__dict__['path']}",)
@@ -233,12 +279,25 @@ def doubled(depth: int) -> list[object]:
     return value
 
 
+def hidden(put: bytes) -> bytes:
+    """2^24 leaves; each list is remembered by ``put`` behind another instruction than the one that made it."""
+    raw = b"\x80\x02]X\x01\x00\x00\x00x" + put + b"q\x00"
+    for k in range(24):
+        again = b"h" + bytes([k])
+        raw += b"]" + again + b"a" + again + b"a" + b"q" + bytes([k + 1])
+    return raw + b"."
+
+
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
         (pickle.dumps(OrderedDict(a=1)), "more than plain data"),
         (pickle.dumps((1, 2)), "more than plain data"),
         (pickle.dumps(doubled(60)), "in several places"),
+        (hidden(b"a"), "in several places"),  # APPEND
+        (hidden(b"0"), "in several places"),  # POP
+        (hidden(b"0q\x01h\x010"), "in several places"),
+        (b"\x80\x02]X\x01\x00\x00\x00xq\x000q\x00h\x00.", "in several places"),  # an index that is used again
         (b"\x80\x02]r" + struct.pack("<I", 0x7FFFFFFF) + b".", "index 2147483647"),
         (b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x", "not a readable pickle"),
         (b"\x80\x04}", "not a readable pickle"),

@@ -163,6 +163,20 @@ def test_results_that_are_damaged_or_in_use_are_refused(run: Path):
         assert "another process is at work" in suite(run, "--only", "AVE").error
 
 
+def test_what_another_process_wrote_before_the_lock_was_free_is_kept(run: Path, monkeypatch: pytest.MonkeyPatch):
+    class Late(FileLock):
+        def __enter__(self) -> Any:
+            held = super().__enter__()
+            path = run / "evals/audio-after-2.json"
+            head = {"format": 1, "suite": "audio", "run": "run", "after": 2, "encoder": load(run).signature}
+            path.write_text(json.dumps({**head, "sets": {"other": {"request": "r"}}}))
+            return held
+
+    monkeypatch.setattr("polymnia.runs.suite.score.FileLock", Late)
+    assert suite(run, "--only", "AVE").code == 0
+    assert set(results(run)["sets"]) == {"other", "AVE"}
+
+
 def test_the_suite_of_the_paper_is_its_watch_list_and_knows_what_it_needs():
     audio = read_suite("audio", RECIPES)
     found = {s.name: (needs(s), pairs(s)) for s in audio.sets}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,18 @@ def test_the_learning_rate_follows_the_schedule(schedule: dict[str, Any], factor
     assert rates == pytest.approx([LR * f for f in factors])
 
 
-def test_a_plateau_lowers_the_rate_and_waits_again_before_the_next_time() -> None:
-    # epoch:  1    2    3    4    5    6    7    8     best at 2, so after 4; from the cut again, after 6 and 8
-    metrics = [0.1, 0.5, 0.4, 0.5, 0.5, 0.2, 0.3, 0.1]
+def test_a_plateau_lowers_the_rate_when_torchs_own_rule_does() -> None:
+    metrics = [0.1, 0.5, 0.4, 0.5, 0.5, 0.2, 0.3, 0.1, 0.1, 0.6, 0.1, 0.1]
     schedule = {"kind": "plateau", "patience": 2, "gamma": 0.1, "least": 0.0005}
-    rates = [s.lr for s in trainer({"epochs": 8, "schedule": schedule}, metrics=metrics).steps()]
-    assert rates[::3] == pytest.approx([LR, LR, LR, LR, LR / 10, LR / 10, 0.0005, 0.0005])
+    rates = [s.lr for s in trainer({"epochs": 12, "schedule": schedule}, metrics=metrics).steps()]
+    oracle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], LR)
+    rule = torch.optim.lr_scheduler.ReduceLROnPlateau(oracle, "max", 0.1, 2, threshold=0.0, min_lr=0.0005)
+    wanted = []
+    for metric in metrics:
+        wanted.append(oracle.param_groups[0]["lr"])
+        oracle.step()
+        rule.step(metric)
+    assert rates[::3] == pytest.approx(wanted) and len(set(wanted)) == 3
 
 
 def test_early_stopping_restores_the_best_state() -> None:
@@ -205,3 +212,8 @@ def test_the_validation_loss_is_the_mean_over_rows_with_everything_as_in_evaluat
     six, two = (float(sum(goal(m, p, embed_batch(chain, m, p)).values()).detach()) for p in parts[:2])
     assert found == pytest.approx((6 * six + 2 * two) / 8)
     assert validation_loss(m, chain, goal, parts[2:]) == math.inf
+    # three rows of which one alone has both sides: nothing to contrast either, and no reason to end a run
+    lone = Batch({k: x[:3] for k, x in parts[0].inputs.items()}, {}, parts[0].group[:3], parts[0].task[:3])
+    lone = replace(lone, inputs={"audio": lone.inputs["audio"], "text": lone.inputs["text"][:1]})
+    lone = replace(lone, rows={"audio": torch.arange(3), "text": torch.tensor([1])})
+    assert validation_loss(m, chain, goal, [*parts, lone]) == pytest.approx(found)

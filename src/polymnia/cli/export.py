@@ -28,7 +28,7 @@ def export_hear(
     from polymnia.export.modules import export_hear as export
 
     name = export(run, out, task, timestamps, data)
-    typer.echo(f"{name}: pip install {out}; then polymnia export check {name}")
+    typer.echo(f"{name}: pip install {out.resolve()}; then polymnia export check {name}")
 
 
 @app.command("mteb")
@@ -37,7 +37,7 @@ def export_mteb(run: RunFolder, out: OutFolder, task: AfterTask = None, data: Mo
     from polymnia.export.modules import export_mteb as export
 
     name = export(run, out, task, data)
-    typer.echo(f"{name}: pip install {out}; then mteb.evaluate({name}.load_model(), tasks)")
+    typer.echo(f"{name}: pip install {out.resolve()}; then mteb.evaluate({name}.load_model(), tasks)")
 
 
 @app.command("check")

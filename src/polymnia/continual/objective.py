@@ -46,6 +46,13 @@ class Objective:
                 raise UserError(f"objective.weights: no pair '{name}' is trained; pairs: {', '.join(sorted(known))}")
         self.cfg, self.pairs = cfg, pairs
 
+    def applies(self, batch: Batch) -> bool:
+        """Whether a batch has something to be learned from: two rows or more of some pair, or labels."""
+        if self.cfg.kind == "tags":
+            return batch.labels is not None
+        there = [(a, b) for a, b in self.pairs if a in batch.rows and b in batch.rows]
+        return any(len(shared_rows(batch, a, b)[0]) > 1 for a, b in there)
+
     def __call__(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         """Named terms. Raises UserError when the batch holds none of the pairs."""
         if self.cfg.kind == "tags":

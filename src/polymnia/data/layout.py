@@ -19,17 +19,22 @@ def find_root(root: Path, inside: Sequence[str], what: str) -> Path:
     """
     if _holds(root, inside):
         return root
+    raise misplaced(root, inside, what)
+
+
+def misplaced(root: Path, inside: Sequence[str], what: str) -> UserError:
+    """The error for a ``root`` that lacks something of ``inside``, as ``find_root`` raises it."""
     hint = f"Point data=FOLDER (or the set's root) at the folder that holds {', '.join(inside)}."
     if not root.exists():
-        raise UserError(f"{what} not found: {root} does not exist. {hint}")
+        return UserError(f"{what} not found: {root} does not exist. {hint}")
     for above in list(root.resolve().parents)[:2]:
         if _holds(above, inside):
-            raise UserError(f"{what}: {root} is a folder too deep; give {above} (data=FOLDER, or the set's root)")
+            return UserError(f"{what}: {root} is a folder too deep; give {above} (data=FOLDER, or the set's root)")
     for below in sorted(_folders(root)) + sorted(b for a in _folders(root) for b in _folders(a)):
         if _holds(below, inside):
-            raise UserError(f"{what}: {root} is a folder too high; give {below} (data=FOLDER, or the set's root)")
+            return UserError(f"{what}: {root} is a folder too high; give {below} (data=FOLDER, or the set's root)")
     lacking = [name for name in inside if not (root / name).exists()]
-    raise UserError(f"{what}: {root} has no {', '.join(lacking)}. {hint}")
+    return UserError(f"{what}: {root} has no {', '.join(lacking)}. {hint}")
 
 
 def refuse_neighbour(base: Path, inside: Path) -> None:
@@ -57,13 +62,14 @@ def _folders(root: Path) -> list[Path]:
 
 class Clips:
     """The media files of some folders (not of those inside them), by stem; each folder is listed once, not asked a
-    clip at a time. An earlier folder wins over a later one, and an earlier of ``suffixes`` over a later."""
+    clip at a time. An earlier folder wins over a later one, and an earlier of ``suffixes`` over a later,
+    written as given over ``.WAV``."""
 
     def __init__(self, folders: Iterable[Path], suffixes: Sequence[str] = AUDIO):
         self._folders = list(folders)
         self._suffixes = tuple(suffixes)
         order = {suffix: n for n, suffix in enumerate(suffixes)}
-        self._found: dict[str, tuple[int, int, Path]] = {}
+        self._found: dict[str, tuple[int, int, bool, Path]] = {}
         for place, folder in enumerate(self._folders):
             if not folder.is_dir():
                 continue
@@ -72,8 +78,8 @@ class Clips:
                     stem, suffix = os.path.splitext(entry.name)
                     if suffix.lower() not in order:
                         continue
-                    new = (place, order[suffix.lower()], folder / entry.name)
-                    if stem not in self._found or new[:2] < self._found[stem][:2]:
+                    new = (place, order[suffix.lower()], suffix not in order, folder / entry.name)
+                    if stem not in self._found or new < self._found[stem]:
                         self._found[stem] = new
 
     def __len__(self) -> int:
@@ -86,5 +92,5 @@ class Clips:
         """The file of the first of ``stems`` that is there; where none is, the place where the first would be."""
         for stem in stems:
             if stem in self._found:
-                return self._found[stem][2]
+                return self._found[stem][-1]
         return self._folders[0] / f"{stems[0]}{self._suffixes[0]}"

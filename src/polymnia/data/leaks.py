@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polymnia.data.tasks import Reading
-from polymnia.types import AudioFile, Captions, ImageFile, Item, Source, UserError, VideoFile
+from polymnia.types import AudioFile, ImageFile, Item, Source, UserError, VideoFile
 
 SHOWN, SAID = 5, 3  # examples of each pair of data sets that are kept, and said
 TOLD = {
@@ -116,7 +116,7 @@ def settle(leaks: Sequence[Leak], allow: Iterable[tuple[str, str]], drop: bool) 
         items = len(frozenset().union(*(leak.learned_ids for leak in left)))
         raise UserError(
             f"training and test data overlap: {'; '.join(map(str, left))}. Leave them out with the data set's own "
-            f"exclusion list, or set drop_leaks: true (trains without these {items:,} items), or accept it with "
+            f"exclusion list, or set drop_leaks: true (trains without {items:,} of its items), or accept it with "
             f"allow_leaks: [{keys}], which the report will say."
         )
     return settled
@@ -173,5 +173,5 @@ def _pictures(sources: Mapping[Any, Source]) -> list[tuple[Path, int | None]]:
 
 
 def _stretches(sources: Mapping[Any, Source]) -> list[tuple[Path, float, float]]:
-    media = [s for s in sources.values() if isinstance(s, (AudioFile, VideoFile)) and not isinstance(s, Captions)]
+    media = [s for s in sources.values() if isinstance(s, (AudioFile, VideoFile))]
     return [(s.path, s.start, float("inf") if s.seconds is None else s.start + s.seconds) for s in media]

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from polymnia.data.items import DatasetConfig
-from polymnia.data.layout import find_root
+from polymnia.data.layout import misplaced
 from polymnia.data.table import Row
 from polymnia.types import AudioFile, Item, Split, UserError
 
@@ -52,10 +52,10 @@ def find_layout(root: Path, layouts: Sequence[Sequence[str]], what: str) -> int:
     for folder in chain([root], list(root.resolve().parents)[:2], root.glob("*/"), root.glob("*/*/")):
         for number, inside in enumerate(layouts):
             if all((folder / name).exists() for name in inside):
-                find_root(root, inside, what)
+                if folder != root:
+                    raise misplaced(root, inside, what)
                 return number
-    find_root(root, layouts[0], what)  # raises: nothing near has a layout
-    return 0
+    raise misplaced(root, layouts[0], what)
 
 
 def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:

@@ -2,14 +2,18 @@
 
 ``folder/<key>/data.bin`` holds the values back to back, ``index.json`` where each begins, or why it is not there.
 The folder is written under another name, flushed to disk, and renamed: it exists whole or not at all.
+
+A large set is kept in several packs (``open_packs``): a build that is killed loses one of them, and sets that share
+sources share packs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +23,13 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Shaped
 
-from polymnia.data.disk import make_folder, read_json, sync_folder, write_json
+from polymnia.data.disk import CORES, make_folder, read_json, sync_folder, write_json
 from polymnia.types import UserError
 
 FORMAT = 1
 KEY_BYTES = 16
+SIZE, MANY = 2048, 256  # sources in a pack, about; of one home, to be kept apart from others
+WORKERS = max(2, CORES)
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -57,13 +63,72 @@ class Pack:
         return {**self.__dict__, "_data": None}  # a pickled memmap would be a copy of the whole file
 
 
+class Packs:
+    """Several packs that are read as one: ``entries[i]`` and ``[i]`` are those of source ``i``."""
+
+    def __init__(self, parts: Sequence[tuple[Pack, Sequence[int]]]):
+        at = sorted((i, part, n) for part, (_, members) in enumerate(parts) for n, i in enumerate(members))
+        self._parts = [pack for pack, _ in parts]
+        self._at = [(part, n) for _, part, n in at]
+        self.entries = [self._parts[part].entries[n] for part, n in self._at]
+
+    def __getitem__(self, i: int) -> Shaped[np.ndarray, " _"]:
+        """The stored values of source ``i``, a read-only view of a file."""
+        part, n = self._at[i]
+        return self._parts[part][n]
+
+
+def open_packs(
+    folder: Path,
+    kind: str,
+    names: Sequence[str],
+    homes: Sequence[str],
+    make: Callable[[int], Made],
+    dtype: str,
+    workers: int = WORKERS,
+    progress: Progress | None = None,
+) -> Packs:
+    """As ``open_pack``, in packs of about ``SIZE`` sources. ``homes`` say where each source lies: those of one place
+    go together, so that another set of sources from there finds them. A source more or less changes one pack."""
+    total, done = len(set(names)), 0
+    parts: list[tuple[Pack, Sequence[int]]] = []
+    for members in _groups(names, homes):
+
+        def tell(now: int, _: int, before: int = done) -> None:
+            if progress:
+                progress(before + now, total)
+
+        chosen = [names[i] for i in members]
+        pack = open_pack(folder, kind, chosen, lambda n, m=members: make(m[n]), dtype, workers, tell)
+        parts.append((pack, members))
+        done += len(set(chosen))
+    return Packs(parts)
+
+
+def _groups(names: Sequence[str], homes: Sequence[str]) -> list[list[int]]:
+    """Places of sources that go into one pack: by home where that has many, then by a hash of the name."""
+    count = Counter(homes)
+    by_home: dict[str, list[int]] = {}
+    for i, home in enumerate(homes):
+        by_home.setdefault(home if count[home] >= MANY else "", []).append(i)
+    groups: list[list[int]] = []
+    for members in by_home.values():
+        bits = max(0, math.ceil(math.log2(len(members) / SIZE)))
+        buckets: dict[int, list[int]] = {}
+        for i in members:
+            hashed = int.from_bytes(hashlib.blake2b(names[i].encode(), digest_size=4).digest())
+            buckets.setdefault(hashed & ((1 << bits) - 1), []).append(i)
+        groups += [buckets[b] for b in sorted(buckets)]
+    return groups
+
+
 def open_pack(
     folder: Path,
     kind: str,
     names: Sequence[str],
     make: Callable[[int], Made],
     dtype: str,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: Progress | None = None,
 ) -> Pack:
     """The pack of the sources ``names``, built if it is not there. The same name is the same array, stored once.

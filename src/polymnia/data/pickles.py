@@ -15,14 +15,16 @@ from typing import Any, NoReturn
 from polymnia.types import UserError
 
 MAX_BYTES = 1 << 28
-INSTRUCTIONS = (
-    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT "
-    "BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES UNICODE BINUNICODE SHORT_BINUNICODE "
-    "BINUNICODE8 EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS GET BINGET LONG_BINGET PUT "
-    "BINPUT LONG_BINPUT MEMOIZE"
+MAKE_SCALAR = (  # a text, bytes or a number
+    "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
+    "BINBYTES SHORT_BINBYTES UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
 )
-PLAIN = frozenset(INSTRUCTIONS.split())
-CONTAINERS = ("EMPTY_DICT", "DICT", "EMPTY_LIST", "LIST")
+OTHERS = (
+    "PROTO FRAME STOP MARK POP POP_MARK EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS GET BINGET "
+    "LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
+)
+SCALARS = frozenset(MAKE_SCALAR.split())
+PLAIN = SCALARS | frozenset(OTHERS.split())
 
 
 def read_plain(path: Path) -> Any:
@@ -43,7 +45,7 @@ def read_plain(path: Path) -> Any:
 
 
 def _refuse_programs(path: Path, raw: bytes) -> None:
-    kept: dict[int, str] = {}  # what made each value that the pickle remembers
+    kept: dict[int, str] = {}  # the instruction before each value that the pickle remembers
     last = ""
     for count, (code, argument, _) in enumerate(pickletools.genops(raw)):
         if code.name not in PLAIN:
@@ -57,10 +59,12 @@ def _refuse_programs(path: Path, raw: bytes) -> None:
             if index > count:  # the unpickler makes room for as many values as the index says
                 raise UserError(f"{path}: not a readable pickle (index {index} after {count} instructions)")
             kept[index] = last
-        elif code.name in ("GET", "BINGET", "LONG_BINGET") and kept.get(int(argument)) in CONTAINERS:
-            # lists of lists of lists, each twice the one before: a few bytes that take years to look through
+        elif code.name in ("GET", "BINGET", "LONG_BINGET") and kept.get(int(argument), "NONE") not in SCALARS:
+            # lists of lists of lists, each twice the one before: a few bytes that take years to look through. Only
+            # directly behind the instruction that made it is a value known to be none.
             raise UserError(f"{path}: this pickle uses a list or dict in several places; save it without")
-        last = code.name
+        if code.name != "FRAME":  # stands between a long text and its index, and changes no value
+            last = code.name
 
 
 def _named(argument: object) -> str:

@@ -6,6 +6,7 @@ decoded again when its features are computed: its frames would be a hundred time
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from jaxtyping import Float32, UInt8
 
 from polymnia.data.digest import digests
 from polymnia.data.media import MediaError, audio_length, audio_samples, decode_audio, decode_image
-from polymnia.data.pack import Made, Pack, Progress, open_pack
+from polymnia.data.pack import WORKERS, Made, Packs, Progress, open_packs
 from polymnia.data.video import check_video, middle_frame
 from polymnia.types import AudioFile, Fit, ImageFile, ImageSpec, VideoFile
 
@@ -26,7 +27,7 @@ TAIL = 0.1  # seconds at the end of a long recording that are decoded once, to s
 class AudioStore:
     """Recordings at one sample rate. ``failed`` says which could not be read, by index, with file and reason."""
 
-    def __init__(self, sources: Sequence[AudioFile], rate: int, pack: Pack):
+    def __init__(self, sources: Sequence[AudioFile], rate: int, pack: Packs):
         self.sources = sources
         self.rate = rate
         self.pack = pack
@@ -60,7 +61,7 @@ class AudioStore:
 class ImageStore:
     """Pictures of one size. ``failed`` says which could not be read, by index, with file and reason."""
 
-    def __init__(self, sources: Sequence[ImageFile | VideoFile], size: int, channels: int, pack: Pack):
+    def __init__(self, sources: Sequence[ImageFile | VideoFile], size: int, channels: int, pack: Packs):
         self.sources = sources
         self.shape = (channels, size, size)
         self.pack = pack
@@ -79,7 +80,7 @@ class ImageStore:
 class VideoStore:
     """Videos that were looked through. ``failed`` says which cannot be read, by index, with file and reason."""
 
-    def __init__(self, sources: Sequence[VideoFile], pack: Pack):
+    def __init__(self, sources: Sequence[VideoFile], pack: Packs):
         self.sources = sources
         self.failed = _failed([s.path for s in sources], pack)
 
@@ -92,7 +93,7 @@ def open_audio_store(
     rate: int,
     folder: Path,
     limit_seconds: float = STORED_SECONDS,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: Progress | None = None,
 ) -> AudioStore:
     """The recordings at ``rate`` Hz, decoded into ``folder`` unless they are there. ``progress(done, total)``.
@@ -114,7 +115,8 @@ def open_audio_store(
 
     content = digests([s.path for s in sources], folder, workers)
     names = [f"{content[s.path]} {s.start!r} {s.seconds!r}" for s in sources]
-    pack = open_pack(folder, f"audio {rate} {float(limit_seconds)!r}", names, make, "<i2", workers, progress)
+    kind = f"audio {rate} {float(limit_seconds)!r}"
+    pack = open_packs(folder, kind, names, _homes(sources), make, "<i2", workers, progress)
     return AudioStore(sources, rate, pack)
 
 
@@ -123,7 +125,7 @@ def open_image_store(
     size: int,
     channels: int,
     folder: Path,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: Progress | None = None,
     fit: Fit = "square",
 ) -> ImageStore:
@@ -142,14 +144,15 @@ def open_image_store(
     content = digests([s.path for s in sources], folder, workers)
     names = [f"{content[s.path]} {_place(s)}" for s in sources]
     settings = f"image {size} {channels}" + ("" if fit == "square" else f" {fit}")
-    return ImageStore(sources, size, channels, open_pack(folder, settings, names, make, "|u1", workers, progress))
+    pack = open_packs(folder, settings, names, _homes(sources), make, "|u1", workers, progress)
+    return ImageStore(sources, size, channels, pack)
 
 
 def open_video_store(
     sources: Sequence[VideoFile],
     spec: ImageSpec,
     folder: Path,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: Progress | None = None,
 ) -> VideoStore:
     """The videos, each looked through unless that is noted in ``folder``. ``progress(done, total)``.
@@ -165,7 +168,8 @@ def open_video_store(
 
     content = digests([s.path for s in sources], folder, workers)
     names = [f"{content[s.path]} {_place(s)}" for s in sources]
-    return VideoStore(sources, open_pack(folder, f"video {float(spec.fps)!r}", names, make, "|u1", workers, progress))
+    kind = f"video {float(spec.fps)!r}"
+    return VideoStore(sources, open_packs(folder, kind, names, _homes(sources), make, "|u1", workers, progress))
 
 
 def _picture(source: ImageFile | VideoFile, size: int, channels: int, fit: Fit) -> UInt8[np.ndarray, "c s s"]:
@@ -178,7 +182,11 @@ def _place(source: ImageFile | VideoFile) -> str:
     return f"{source.start!r} {source.seconds!r}" if isinstance(source, VideoFile) else f"{source.index}"
 
 
-def _failed(paths: Sequence[Path], pack: Pack) -> dict[int, str]:
+def _homes(sources: Sequence[AudioFile | ImageFile | VideoFile]) -> list[str]:
+    return [os.path.dirname(s.path) for s in sources]
+
+
+def _failed(paths: Sequence[Path], pack: Packs) -> dict[int, str]:
     return {
         i: str(MediaError(path, problem))
         for i, (path, (_, _, problem)) in enumerate(zip(paths, pack.entries, strict=True))

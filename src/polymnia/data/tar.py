@@ -33,6 +33,7 @@ MAX_TEXT = 1 << 20
 MAX_MEMBERS = 1_000_000
 MEDIUM = re.compile(r"\d+\.[a-z0-9]+")  # the name of an unpacked medium
 BLOCK = 512  # a tar file is a whole number of these
+LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
 @dataclass
@@ -44,6 +45,17 @@ class Sample:
     texts: dict[str, str] = field(default_factory=dict)
 
 
+class _Header(tarfile.TarInfo):
+    """A header whose extension is small: tarfile reads extensions whole into the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in LONG and header.size > MAX_TEXT:
+            raise tarfile.ReadError(f"an extended header of {header.size:,} bytes, more than {MAX_TEXT:,}")
+        return header
+
+
 def unpack(shard: Path, name: str, into: Path) -> Path:
     """The folder of the unpacked shard; made if it is not there. Safe for several processes.
 
@@ -52,9 +64,7 @@ def unpack(shard: Path, name: str, into: Path) -> Path:
     Raises UserError, naming the member, for links, devices, names that lead out, and sizes above the bounds; for a
     file that is no tar or is cut off; and where it cannot be written.
     """
-    stat = shard.stat()
-    digest = blake2b(f"{name}|{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
-    done = into / f"{shard.stem}-{digest}"
+    done = place(shard, name, into)
     if done.is_dir():
         return done
     try:
@@ -67,6 +77,13 @@ def unpack(shard: Path, name: str, into: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot unpack {shard} into {into}: {error.strerror or error}") from error
     return done
+
+
+def place(shard: Path, name: str, into: Path) -> Path:
+    """Where ``unpack`` puts the shard, or has put it."""
+    stat = shard.stat()
+    digest = blake2b(f"{name}|{stat.st_size}|{stat.st_mtime_ns}".encode(), digest_size=6).hexdigest()
+    return into / f"{shard.stem}-{digest}"
 
 
 def _make(shard: Path, done: Path) -> None:
@@ -95,15 +112,15 @@ def _write(shard: Path, part: Path) -> None:
     if shard.stat().st_size % BLOCK:
         raise EOFError("cut off: its size is not a multiple of 512")
     found: dict[str, Sample] = {}
-    with tarfile.open(shard, "r:") as tar:
+    with tarfile.open(shard, "r:", tarinfo=_Header) as tar:
         for number, member in enumerate(tar):
             if number >= MAX_MEMBERS:
                 raise UserError(f"{shard} has more than {MAX_MEMBERS:,} members")
             _check(shard, member)
-            place = _place(member)
-            content = tar.extractfile(member) if place else None
-            if place and content:
-                _keep(shard, part, number, found.setdefault(place[0], Sample(place[0])), place[1], content)
+            ours = _ours(member)
+            content = tar.extractfile(member) if ours else None
+            if ours and content:
+                _keep(shard, part, number, found.setdefault(ours[0], Sample(ours[0])), ours[1], content)
     with (part / "index.jsonl").open("w", encoding="utf-8") as index:
         for sample in found.values():
             index.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
@@ -123,7 +140,7 @@ def _check(shard: Path, member: tarfile.TarInfo) -> None:
         raise UserError(f"{shard}: member '{name}' has {member.size:,} bytes, more than {most:,}")
 
 
-def _place(member: tarfile.TarInfo) -> tuple[str, str] | None:
+def _ours(member: tarfile.TarInfo) -> tuple[str, str] | None:
     """Key and suffix of a member (the key ends at the first dot of the file name), None for others than ours."""
     path = PurePosixPath(member.name)
     base, dot, _ = path.name.partition(".")

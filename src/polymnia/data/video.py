@@ -7,7 +7,6 @@ Frames are decoded one after another; at full size, two are held at a time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from polymnia.data.container import find_stream, open_container, origin, packets_end, stream_end
+from polymnia.data.disk import CORES
 from polymnia.data.faults import MediaError
 from polymnia.data.media import MAX_PIXELS, MAX_SECONDS, fit_image
 from polymnia.data.pack import in_order
@@ -26,7 +26,7 @@ from polymnia.types import ImageSpec, VideoFile
 HOLD = 0.5  # seconds that the last picture stays on screen: sound is often a little longer than the pictures
 ROUNDING = 1e-6  # seconds; a picture is shown from its time on, however that was rounded
 PART_BYTES = 48 << 20  # of fitted frames in one piece; 300 frames of 224 x 224 are 45 MB
-THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+THREADS = min(8, CORES)
 TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from polymnia.config import Part, parse_part
+from polymnia.data.disk import CORES
 from polymnia.data.items import DatasetConfig
 from polymnia.data.pack import in_order
 from polymnia.data.presence import files, missing, tolerated
@@ -18,7 +18,6 @@ from polymnia.recipe import Recipe, parse_overrides, plan
 from polymnia.types import Captions, Item, Modality, UserError
 
 SHOWN = 5  # files of each kind that are named
-WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 ALLOWED = Recipe.model_fields["max_broken"].default  # of sets whose files are expected to be all there
 WORST: tuple[Status, ...] = ("missing", "unreadable", "short", "ok")
 Progress = Callable[[str, str, int, int], None]  # data set, what is done, done, of how many
@@ -98,7 +97,7 @@ class Checking:
     hashed: bool = True
     min_seconds: float = 0.31  # the PANNs need 9,920 samples at 32 kHz
     most_missing: float = ALLOWED
-    workers: int = max(2, WORKERS)
+    workers: int = max(2, CORES)
 
 
 def check_words(

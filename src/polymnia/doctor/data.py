@@ -12,9 +12,9 @@ from polymnia.data.tasks import Sets, TaskData, build_tasks
 from polymnia.doctor.finding import Finding
 from polymnia.doctor.looks import Looks
 from polymnia.models.tower import AbstractTower
-from polymnia.recipe import Recipe, WatchConfig
+from polymnia.recipe import Recipe
 from polymnia.runs import assemble
-from polymnia.runs.curriculum import SPLITS, Curriculum, there
+from polymnia.runs.curriculum import SPLITS, Curriculum, is_there
 from polymnia.types import AbsentError, Item, Modality, Task, UserError
 
 SHOWN = 5  # broken files named
@@ -133,7 +133,7 @@ def _separately(recipe: Recipe, data: Data) -> list[Task]:
     kinds: tuple[tuple[str, Sequence[TaskData], bool], ...] = (
         ("stage", recipe.stages, True),
         ("task", recipe.tasks, True),
-        ("watched", [w for w in recipe.watch if not _may_lack(recipe, w)], False),
+        ("watched", [w for w in recipe.watch if not w.optional or is_there(w, recipe.data)], False),
     )
     for kind, configs, learned in kinds:
         for cfg in configs:
@@ -148,10 +148,6 @@ def _separately(recipe: Recipe, data: Data) -> list[Task]:
         data.findings.append(Finding("data", "clips", str(error), False))
         return found
     return [t._replace(**{s: tuple(i for i in getattr(t, s) if i.id not in gone) for s in SPLITS}) for t in found]
-
-
-def _may_lack(recipe: Recipe, cfg: WatchConfig) -> bool:
-    return cfg.optional and not there(recipe, cfg)
 
 
 def _count(place: str, items: Sequence[Item], looked: int, faults: Mapping[str, str], most: float, data: Data) -> None:

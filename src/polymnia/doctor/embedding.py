@@ -15,7 +15,7 @@ from polymnia.doctor.looks import Looks
 from polymnia.doctor.timing import Cost
 from polymnia.recipe import Recipe
 from polymnia.runs import assemble
-from polymnia.runs.curriculum import SPLITS
+from polymnia.runs.curriculum import splits_read
 from polymnia.types import AudioFile, AudioSpec, Captions, Item, Modality, Source, Spec, Split, Task
 
 BATCH = 64  # of the embedder
@@ -90,9 +90,8 @@ def evaluation(recipe: Recipe, data: Data, learner: Learner, costs: dict[Modalit
 
 
 def _read(task: Task, parts: Sequence[Part], held_out: Split) -> list[Item]:
-    """The items that evaluators embed: one that is fitted, or takes ``split: all``, reads the training items, too."""
-    every = any(getattr(p.config, "split", None) == "all" or hasattr(p.config, "folds") for p in parts)
-    return [i for s in (SPLITS if every else (held_out,)) for i in getattr(task, s)]
+    """The items that evaluators embed."""
+    return [i for s in splits_read(parts, held_out) for i in getattr(task, s)]
 
 
 def _seconds(items: Iterable[Item], learner: Learner, costs: dict[Modality, Cost], looks: Looks) -> float:

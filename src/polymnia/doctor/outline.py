@@ -33,7 +33,7 @@ def outline(recipe: Recipe, data: Data, cost: RunCost | None, stages: list[Learn
         "towers": {m: _tower(recipe, m, data) for m in recipe.towers},
         "stages": [_stage(c, recipe, known, staged.get(c.name)) for c in recipe.stages],
         "tasks": found,
-        "watch": [_watched(w, known, recipe) for w in recipe.watch],
+        "watch": [_watched(w, known) for w in recipe.watch],
     }
 
 
@@ -127,7 +127,7 @@ def _tower(recipe: Recipe, modality: Any, data: Data) -> dict[str, Any]:
     return {**own, "parameters": sum(p.numel() for p in tower.parameters()), "features": tower.out_dim, **frames}
 
 
-def _watched(cfg: WatchConfig, known: Curriculum | None, recipe: Recipe) -> dict[str, Any]:
+def _watched(cfg: WatchConfig, known: Curriculum | None) -> dict[str, Any]:
     return {
         "name": cfg.name,
         "there": known is None or cfg.name not in known.without,

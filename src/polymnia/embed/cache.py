@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from polymnia.data.collection import Collection, Vectors
 from polymnia.data.video import averaged
 from polymnia.embed.embedder import run_tower
 from polymnia.models.tower import AbstractTower
+from polymnia.ops.audio import LogMel
 from polymnia.types import Captions, ImageFile, Item, Modality, Source
 
 ITEMS, VIDEOS = 1024, 32  # in one part: what a run that is killed has to compute again at most
@@ -28,6 +30,8 @@ def signature(module: nn.Module) -> str:
     digest = hashlib.blake2b(type(module).__module__.encode(), digest_size=12)
     for tower in (m for m in module.modules() if isinstance(m, AbstractTower)):
         digest.update(tower.settings.encode())
+    for front in (m for m in module.modules() if isinstance(m, LogMel)):
+        digest.update(repr(front.cfg).encode())  # its window and filters are in no state
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -39,15 +43,14 @@ def frozen_vectors(
 ) -> Vectors:
     """Features of every item that has the modality, from ``folder`` or computed now (safe for two processes).
 
-    They are kept in parts of ``ITEMS`` items or ``VIDEOS`` videos, each as soon as it is computed: a run that was
-    killed goes on behind the last whole part. Means over the frames of a video are kept as float16, all else as
+    They are kept in parts of about ``ITEMS`` items or ``VIDEOS`` videos, each as soon as it is computed: a run that
+    was killed goes on behind the last whole part. Means over the frames of a video are kept as float16, all else as
     float32; both are used as float32.
     """
     have = list({i.id: i for i in items if modality in i.sources and i.id not in collection.failed}.values())
     moving = [i for i in have if averaged(i.sources[modality], tower.spec)]
     still = [i for i in have if not averaged(i.sources[modality], tower.spec)]
-    parts = [still[n : n + ITEMS] for n in range(0, len(still), ITEMS)]
-    parts += [moving[n : n + VIDEOS] for n in range(0, len(moving), VIDEOS)]
+    parts = [*_parts(still, ITEMS), *_parts(moving, VIDEOS)]
     encoder = f"2 {signature(tower)} {tower.spec}"
     paths = [folder / f"{_digest(encoder, part, modality)}.safetensors" for part in parts]
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +64,16 @@ def frozen_vectors(
                     _save(values.astype(dtype), path)
     values = [load_file(path)["features"].astype(np.float32) for path in paths]
     return Vectors(_rows(parts, modality), np.concatenate([np.zeros((0, tower.out_dim), np.float32), *values]))
+
+
+def _parts(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """Items in parts of about ``size`` by a hash of the id: an item more or less changes one part, not all behind."""
+    bits = max(0, math.ceil(math.log2(max(1, len(items)) / size)))
+    parts: dict[int, list[Item]] = {}
+    for item in items:
+        hashed = int.from_bytes(hashlib.blake2b(item.id.encode(), digest_size=4).digest())
+        parts.setdefault(hashed & ((1 << bits) - 1), []).append(item)
+    return [parts[number] for number in sorted(parts)]
 
 
 def _rows(parts: Sequence[Sequence[Item]], modality: Modality) -> dict[str, tuple[int, ...]]:

@@ -14,9 +14,9 @@ from polymnia.data.video import averaged
 from polymnia.embed.frames import mean_over_frames
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
-from polymnia.types import Captions, Item, Modality, Table, UserError, What
+from polymnia.types import AudioSpec, Captions, Item, Modality, Table, UserError, What
 
-LONG = 8  # a batch of long clips holds as many samples as `batch` clips of LONG crops
+LONG = 8  # a batch of long clips holds at most as many samples as `batch` clips of LONG training crops
 
 
 class Embedder:
@@ -159,11 +159,12 @@ def _batches(units: list[tuple[Item, int]], collection: Collection, m: Modality,
     else:
         sizes = [len(collection.captions(item)[n]) for item, n in units]
     order = sorted(range(len(units)), key=lambda u: (sizes[u], u))
-    least = min(sizes, default=0) or 1
+    spec = collection.specs.get(m)
+    crop = spec.samples if isinstance(spec, AudioSpec) else 1
     start = 0
     while start < len(order):
         size = sizes[order[start]]
-        room = batch if m != "audio" else max(1, min(batch, LONG * batch * least // size))
+        room = batch if m != "audio" else max(1, min(batch, LONG * batch * crop // size))
         stop = start
         while stop < len(order) and stop - start < room and (m != "audio" or sizes[order[stop]] == size):
             stop += 1

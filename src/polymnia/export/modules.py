@@ -111,7 +111,7 @@ def write_hear(  # noqa: PLR0913 (a name, a tower, and what is said of them)
     if model.sample_rate not in RATES:
         known = ", ".join(map(str, RATES))
         raise UserError(f"{facts['run']}: towers.audio takes {model.sample_rate} Hz; HEAR has {known}")
-    facts = facts | {"timestamps": model.timestamps}
+    facts = facts | {"run": package.plain(facts["run"]), "timestamps": model.timestamps}
 
     def fill(inside: Path) -> None:
         save_tensors(inside / WEIGHTS, tower.state_dict())
@@ -132,7 +132,7 @@ def export_mteb(run: Path, out: Path, task: int | None = None, data: Path | None
     """
     encoder = load(run, task, data)
     name = package.module_name(run, ("" if task is None else f"_task{task}") + "_mteb")
-    facts = {"run": run.resolve().name, "task": encoder.task}
+    facts = {"run": package.plain(run.resolve().name), "task": encoder.task}
     weights = f"encoders/after-{encoder.task}.safetensors"
 
     def fill(inside: Path) -> None:

@@ -55,7 +55,7 @@ def _run(
 
 def _module(name: str, model_file: str, options: dict[str, Any], device: str) -> ModuleEncoder:
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a module beside the caller, as `python -m` would find it
+        sys.path.append(os.getcwd())  # a module beside the caller; last, so that no file there hides a library
     module = find_module(name)
     if lacking := [f for f in NEEDED if not callable(getattr(module, f, None))]:
         raise UserError(f"{name} has no {lacking[0]}: it does not keep HEAR's common API")

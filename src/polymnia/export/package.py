@@ -37,6 +37,11 @@ def module_name(run: Path, suffix: str = "") -> str:
     return "polymnia_" + re.sub(r"\W", "_", run.resolve().name + suffix, flags=re.ASCII)
 
 
+def plain(name: str) -> str:
+    """A run's name without what ends or bends a text in Python, TOML or Markdown."""
+    return re.sub(r"[^\w .+-]", "_", name)
+
+
 def write(  # noqa: PLR0913 (each is a file, or a line in one)
     out: Path, name: str, description: str, needs: str, code: str, readme: str, fill: Callable[[Path], None]
 ) -> None:

@@ -7,6 +7,7 @@ timestamps must be float32, and nothing may carry a gradient.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,12 +71,33 @@ def find_module(name: str) -> ModuleType:
         packages = packages or ([folder] if (folder / "__init__.py").exists() else [])
         if len(packages) != 1:
             raise UserError(f"{folder} holds {len(packages)} Python packages: give the folder of one export")
-        sys.path.insert(0, str(packages[0].resolve().parent))
-        name = packages[0].resolve().name
+        name = str(packages[0].resolve())
     try:
-        return importlib.import_module(name)
+        return _load(Path(name)) if folder.is_dir() else importlib.import_module(name)
+    except UserError:
+        raise
     except (ImportError, ValueError, TypeError) as error:
         raise UserError(f"cannot import '{name}': {error}; pip install it, or give its folder") from error
+
+
+def _load(package: Path) -> ModuleType:
+    """The package in a folder, whatever else of its name is installed; what lies beside it hides no library."""
+    name, file = package.name, package / "__init__.py"
+    if known := sys.modules.get(name):
+        if known.__file__ != str(file):
+            raise UserError(f"{package}: another '{name}' is loaded, from {known.__file__}; rename the folder")
+        return known
+    if str(package.parent) not in sys.path:
+        sys.path.append(str(package.parent))
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # a half of it must not be found later
+        raise
+    return module
 
 
 def check_stamps(stamps: np.ndarray, seconds: float) -> Iterator[Problem]:

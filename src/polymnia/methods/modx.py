@@ -94,4 +94,9 @@ class Method(AbstractMethod):
         h = self.teacher.features(m, batch.inputs[m])
         if self.task > 1 or self.cfg.teacher_proj == "init_copy":
             return F.normalize(self.teacher.head(m, h), dim=-1)
-        return model.project(m, h)
+        head = model.heads[m]
+        training = head.training
+        head.eval()  # a target without dropout, whatever the head does for the student
+        target = model.project(m, h)
+        head.train(training)
+        return target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ class PictureConfig(TowerConfig):
 
     fps: float = Field(default=1.0, gt=0, le=240)
     frames: Frames = "mean"
+
+
+def stack(raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:
+    """Arrays of one shape as one tensor."""
+    return torch.from_numpy(np.stack(raw))
 
 
 class AbstractTower(nn.Module):
@@ -54,7 +59,12 @@ class AbstractTower(nn.Module):
 
     def prepare(self, raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:
         """Decoded media to one tensor: equally long float32 waveforms, uint8 pictures of one size, or strings."""
-        return torch.from_numpy(np.stack(raw))
+        return stack(raw)
+
+    @property
+    def collate(self) -> Callable[[Sequence[Any]], Shaped[Tensor, "b ..."]]:
+        """``prepare`` for the processes of a loader, without the weights where it needs none of the tower."""
+        return stack if type(self).prepare is AbstractTower.prepare else self.prepare
 
     def classify(self, h: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
         """Logits of the tower's own classifier on its features, one a name in ``class_names``."""

@@ -114,7 +114,7 @@ def build_loader(
         raise UserError(f"task '{task.name}' has no training items")
     if "image" in modalities:
         refuse_averaged(task.train, model.tower("image").spec)
-    prepare = {m: model.tower(m).prepare for m in modalities}
+    prepare = {m: model.tower(m).collate for m in modalities}
     tags: list[str] = []
     if cfg.objective is not None and cfg.objective.kind == "tags":
         tags = sorted({t for i in task.train for t in i.labels})

@@ -90,14 +90,15 @@ def read_tasks(recipe: Recipe) -> Curriculum:
     if len(set(names)) < len(names):
         raise UserError(f"names of tasks and watched sets must differ: {', '.join(names)}")
     whole = Curriculum([(t, recipe.tasks[n]) for t, n in built], stages, watch, _scored(recipe, built))
-    whole.looked_at = {w.name: SPLITS if any(map(_fits, w.eval)) else whole.scored[w.name] for w in recipe.watch}
+    whole.looked_at = {w.name: splits_read(w.eval, recipe.eval_split) for w in recipe.watch}
     whole.optional, whole.without = frozenset(w.name for w in recipe.watch if w.optional), without
     whole.official = {t.name: {s: len(getattr(t, s)) for s in SPLITS} for t in whole.stages + whole.tests}
     whole.counts, gone = presence.count(sets.readings, recipe.towers, {i.id for i in whole.items})
-    there = whole.changed(lambda t: _less(t, gone), lambda t: _less(t, gone))
-    there.leaks = tuple(leaks.settle(_find_leaks(recipe, there, sets.readings), recipe.allow_leaks, recipe.drop_leaks))
-    dropped = frozenset().union(*(leak.learned_ids for leak in there.leaks if leak.outcome == "dropped"))
-    curriculum = there.changed(lambda t: _less(t, dropped, ("train", "valid")), lambda t: t)
+    present = whole.changed(lambda t: _less(t, gone), lambda t: _less(t, gone))
+    found = _find_leaks(recipe, present, sets.readings)
+    present.leaks = tuple(leaks.settle(found, recipe.allow_leaks, recipe.drop_leaks))
+    dropped = frozenset().union(*(leak.learned_ids for leak in present.leaks if leak.outcome == "dropped"))
+    curriculum = present.changed(lambda t: _less(t, dropped, ("train", "valid")), lambda t: t)
     if gone or dropped:
         for task in [t for t, _ in curriculum.tasks] + curriculum.stages:
             refuse_too_little(task)
@@ -118,7 +119,7 @@ def _watched(recipe: Recipe, sets: Sets) -> tuple[list[Task], tuple[str, ...]]:
     found, without = [], []
     for cfg in recipe.watch:
         try:
-            if cfg.optional and not there(recipe, cfg):
+            if cfg.optional and not is_there(cfg, recipe.data):
                 raise AbsentError(cfg.name)
             found.append(_single(cfg, sets, False))
         except AbsentError:
@@ -128,9 +129,9 @@ def _watched(recipe: Recipe, sets: Sets) -> tuple[list[Task], tuple[str, ...]]:
     return found, tuple(without)
 
 
-def there(recipe: Recipe, cfg: TaskData) -> bool:
-    """Whether the folders of its data sets exist."""
-    return all((recipe.data / part.config.root).exists() for part in cfg.data)
+def is_there(cfg: TaskData, root: Path) -> bool:
+    """Whether the folders of all its data sets exist under ``root``, the recipe's data folder."""
+    return all((root / part.config.root).exists() for part in cfg.data)
 
 
 def _scored(recipe: Recipe, built: Sequence[tuple[Task, int]]) -> dict[str, tuple[Split, ...]]:
@@ -138,6 +139,11 @@ def _scored(recipe: Recipe, built: Sequence[tuple[Task, int]]) -> dict[str, tupl
     parts = {t.name: recipe.tasks[n].eval or recipe.eval for t, n in built} | {w.name: w.eval for w in recipe.watch}
     held_out: tuple[Split, ...] = (recipe.eval_split,)
     return {name: SPLITS if own and all(map(_takes_all, own)) else held_out for name, own in parts.items()}
+
+
+def splits_read(parts: Sequence[Part], held_out: Split) -> tuple[Split, ...]:
+    """The splits whose media evaluators read: all, if one learns from the training items or scores them."""
+    return SPLITS if any(_fits(part) or _takes_all(part) for part in parts) else (held_out,)
 
 
 def _takes_all(part: Part) -> bool:

@@ -43,7 +43,7 @@ class Encoder:
         # A method that only trains (a teacher, a memory) is no part of the encoder.
         recipe = recipe if any(map(_prompts, recipe.method)) else recipe.model_copy(update={"method": ()})
         self.recipe, self.task, self.dim = recipe, task, recipe.dim
-        tasks = len({k.split(".")[2] for k in state if k.startswith("model.stored.")}) or 1
+        tasks = len({k.split(".")[2] for k in state if k.startswith("model.stored.")}) or len(recipe.tasks)
         pairs = tuple(dict.fromkeys(p for t in recipe.tasks for p in t.pairs))
         self.model, self.method, _ = assemble.build_learner(recipe, towers, pairs, tasks)
         # Weights of frozen towers are not in the state: they came from their own files, or from the run's stages.

@@ -77,10 +77,14 @@ def evaluate(
 
 
 def _request(task: tasks.Task, encoder: HearEncoder, options: Options, rate: int | None) -> str:
-    """A digest of what decides a result: the task's files, the encoder, the probe."""
-    digest = hashlib.blake2b(f"1 {encoder.signature} {options} {rate}".encode(), digest_size=12)
+    """A digest of what decides a result: the task's files, sizes and times of recordings, the encoder, the probe."""
+    digest = hashlib.blake2b(f"2 {encoder.signature} {options} {rate}".encode(), digest_size=12)
     for name in (tasks.METADATA, tasks.VOCABULARY, *(f"{split}.json" for split in task.splits)):
         digest.update((task.folder / name).read_bytes())
+    for split in task.splits:
+        for path in tasks.audio(task, split, tasks.names(task, split), rate or encoder.sample_rate):
+            stat = path.stat()
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

@@ -60,6 +60,7 @@ class Session:
 
     def __init__(self, recipe: Recipe, on_step: OnStep = lambda *_: None):
         torch.set_num_threads(recipe.threads)
+        torch.backends.cudnn.deterministic = True  # else a convolution's gradient differs from run to run on a GPU
         self.recipe, self.on_step = recipe, on_step
         self.folder = recipe.folder
         assemble.find_device(recipe.device)  # before anything that takes time

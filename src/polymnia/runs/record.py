@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from polymnia.data.collection import Collection
-from polymnia.runs.score import write_text
+from polymnia.data.disk import write_text
 from polymnia.train.ratio import INERT
 from polymnia.train.trainer import Step
 from polymnia.types import AudioSpec, Captions, Item, Task

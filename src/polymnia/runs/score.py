@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polymnia.config import Part
+from polymnia.data.disk import write_text
 from polymnia.embed.embedder import Embedder
 from polymnia.eval import matrix
 from polymnia.eval.evaluators import retrieval
@@ -117,7 +118,7 @@ class Scorebook:
             "rows": self.rows,
             "values": self.values,
             "score": score,
-            "summary": {h: _finite(matrix.summary(full[h])) if len(self.rows) > 1 else {} for h in HEADS},
+            "summary": {h: finite(matrix.summary(full[h])) if len(self.rows) > 1 else {} for h in HEADS},
             "ceiling": self._ceiling(),
             "counts": self._counts(),
         }
@@ -197,12 +198,6 @@ def validation_score(task: Task, embed: Embedder) -> float:
     return matrix.scalar(retrieval.evaluate(retrieval.Config(), embed, data))
 
 
-def write_text(path: Path, text: str) -> None:
-    """A file that is either the old or the new one, whenever the process dies."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+def finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON can hold them: None stands for what has no value."""
+    return {k: float(v) if math.isfinite(v) else None for k, v in scores.items()}

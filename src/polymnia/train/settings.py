@@ -14,8 +14,9 @@ from polymnia.data.augment import AugmentConfig
 
 
 class ScheduleConfig(Frozen):
-    """``step``: times ``gamma`` every ``every`` epochs; ``cosine`` to zero; ``plateau``: times ``gamma`` when the
-    validation metric has not improved for ``patience`` epochs, down to ``least``. ``warmup`` steps, linear, first."""
+    """``step``: times ``gamma`` every ``every`` epochs; ``cosine`` to zero; ``plateau``: times ``gamma`` when what
+    ``train.watch`` names has not improved for more than ``patience`` epochs (as torch counts them), down to ``least``.
+    ``warmup`` steps, linear, first."""
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
     warmup: NonNegativeInt = 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polymnia.continual.chain import Chain
 from polymnia.continual.method import embed_batch
+from polymnia.continual.objective import Objective as PairObjective
 from polymnia.data.loader import StepBatches, stream
 from polymnia.models.model import Model
 from polymnia.train.ratio import Balancer, norms
@@ -182,7 +183,7 @@ class Trainer:
             if self.cfg.stop:
                 self.best["model"] = copy.deepcopy(self.model.state_dict())
                 self.best["method"] = copy.deepcopy(self.method.state_dict())
-        if s.kind == "plateau" and epoch - max(self.best["epoch"], self.best["cut"]) >= s.patience:
+        if s.kind == "plateau" and epoch - max(self.best["epoch"], self.best["cut"]) > s.patience:
             self.factor *= s.gamma
             self.best["cut"] = epoch
         if self.cfg.stop and epoch - self.best["epoch"] >= self.cfg.stop.patience:
@@ -190,14 +191,14 @@ class Trainer:
 
 
 @torch.no_grad()
-def validation_loss(model: Model, method: Chain, objective: Objective, batches: Iterable[Batch]) -> float:
-    """The objective's mean over the rows of some batches, model and method as in evaluation. Single rows are left out:
-    they have nothing to be contrasted with."""
+def validation_loss(model: Model, method: Chain, objective: PairObjective, batches: Iterable[Batch]) -> float:
+    """The objective's mean over the rows of some batches, model and method as in evaluation. Batches that hold no two
+    rows of a pair are left out: there is nothing to contrast."""
     training = model.training
     model.eval(), method.eval()
     total, rows = 0.0, 0
     for batch in batches:
-        if len(batch) > 1:
+        if objective.applies(batch):
             terms = objective(model, batch, embed_batch(method, model, batch))
             total += len(batch) * float(torch.stack(list(terms.values())).sum())
             rows += len(batch)

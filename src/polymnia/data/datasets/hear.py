@@ -118,7 +118,8 @@ def _rows(cfg: Config, folder: Path, name: str) -> Iterator[Row]:
     if not (folder / str(cfg.rate)).is_dir():
         rates = sorted(int(path.name) for path in folder.glob("*/") if path.name.isdigit())
         there = ", ".join(map(str, rates)) or "none: unpack the recordings"
-        raise UserError(f"rate: {folder} has no folder {cfg.rate}; rates there: {there}")
+        way = "any of them will do, as recordings are resampled"
+        raise UserError(f"rate: {folder} has no folder {cfg.rate}; rates there: {there}; {way}")
     clips = Clips([folder / str(cfg.rate) / name])
     for file, labels in read_json(folder / f"{name}.json").items():
         row = Row(f"{folder / name}.json, '{file}'", {"file": file, "labels": labels, "split": name})

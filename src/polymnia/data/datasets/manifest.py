@@ -23,15 +23,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import get_args
 
-from pydantic import Field, model_validator
-
 from polymnia.config import nearest
 from polymnia.data.container import is_container
-from polymnia.data.items import DatasetConfig, check, require
+from polymnia.data.items import check, require
+from polymnia.data.official import SharesConfig
 from polymnia.data.table import Row, read
 from polymnia.types import (
     MODALITIES,
@@ -50,18 +48,10 @@ COLUMNS = ("id", *MODALITIES, "video", "text_2", "group", "topic", "split", "lab
 CAPTION = re.compile(r"text(_[1-9]\d*)?")
 
 
-class Config(DatasetConfig):
-    """``file`` is relative to ``root``; the shares (0 to 1) are for tables without a column ``split``."""
+class Config(SharesConfig):
+    """``file`` is relative to ``root``; the shares are for tables without a column ``split``."""
 
     file: Path = Path("manifest.csv")
-    test_share: float = Field(default=0.0, ge=0, le=1)
-    valid_share: float = Field(default=0.0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Config:
-        if self.test_share + self.valid_share > 1:
-            raise ValueError("test_share and valid_share add up to more than 1")
-        return self
 
 
 def items(cfg: Config) -> list[Item]:
@@ -104,7 +94,7 @@ def _item(cfg: Config, row: Row, folder: Path, has_split: bool) -> Item:
     if not name:
         raise row.fault("empty id")
     group = row.word("group") or name
-    split = row.word("split") or "train" if has_split else _drawn(cfg, group)
+    split = row.word("split") or "train" if has_split else cfg.drawn(group)
     if split not in get_args(Split):
         raise row.fault(f"unknown split '{split}'; {nearest(split, list(get_args(Split)))}")
     sources = _sources(row, folder)
@@ -160,10 +150,3 @@ def _labels(row: Row) -> tuple[str, ...]:
     if not all(isinstance(part, str) for part in parts):
         raise row.fault(f"labels must be texts, not {value!r}")
     return tuple(part.strip() for part in parts if part.strip())
-
-
-def _drawn(cfg: Config, group: str) -> Split:
-    place = int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) / 2**48
-    if place < cfg.test_share:
-        return "test"
-    return "valid" if place < cfg.test_share + cfg.valid_share else "train"

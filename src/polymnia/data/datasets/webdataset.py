@@ -9,7 +9,8 @@ JSON, ``captions``, ``labels`` and ``topic`` say which keys hold them (a text or
 go (``.extracted``, below ``root`` or anywhere).
 
 Media are read from files, so the shards are unpacked once, when the items are first asked for; this takes the size of
-the shards again on the disk. Members that are links or lead out of the archive are refused. Items are called
+the shards again on the disk. Where nothing may be left behind (``doctor``, ``--dry-run``) they are unpacked into the
+temporary folder, up to 256 MB. Members that are links or lead out of the archive are refused. Items are called
 ``<shard>/<key>``.
 """
 
@@ -17,17 +18,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import Field
+
 from polymnia.data.items import DatasetConfig, check, require
-from polymnia.data.tar import PICTURES, SOUNDS, VIDEOS, Sample, samples, told, unpack
+from polymnia.data.tar import PICTURES, SOUNDS, VIDEOS, Sample, place, samples, told, unpack
 from polymnia.types import AudioFile, Captions, ImageFile, Item, Modality, Source, Split, UserError, VideoFile
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MAX_SHARDS = 100_000
+MAX_ASIDE = 1 << 28  # bytes of shards that are unpacked only to look into them
 
 
 class Config(DatasetConfig):
@@ -40,6 +44,7 @@ class Config(DatasetConfig):
     labels: tuple[str, ...] = ("labels", "tag", "tags")
     topic: str = "topic"
     unpacked: Path = Path(".extracted")
+    max_bytes: int | None = Field(None, exclude=True)  # of shards still to be unpacked; decides no result
 
 
 def items(cfg: Config) -> list[Item]:
@@ -56,18 +61,21 @@ def items(cfg: Config) -> list[Item]:
             if shard in owner:
                 raise UserError(f"{shard} is in two splits, {owner[shard]} and {split}")
             owner[shard] = split
-            found += _items(cfg, root, shard, split)
+    _refuse_large(cfg, root, owner)
+    for shard, split in owner.items():
+        found += _items(cfg, root, shard, split)
     return check(found, f"the shards in {root}")
 
 
 def elsewhere(cfg: Config, folder: Path) -> Config:
-    """Settings under which ``items`` writes into ``folder`` alone; what is unpacked already is linked there."""
+    """Settings under which ``items`` writes into ``folder`` alone, and not much; what is unpacked already is linked
+    there."""
     folder.mkdir(parents=True, exist_ok=True)
     for done in sorted((cfg.root / cfg.unpacked).glob("*/")):
         link = folder / done.name
         if not link.exists() and done.suffix != ".part":
             link.symlink_to(done.resolve(), target_is_directory=True)
-    return cfg.model_copy(update={"unpacked": folder})
+    return cfg.model_copy(update={"unpacked": folder, "max_bytes": MAX_ASIDE})
 
 
 def expand(pattern: str) -> Iterator[str]:
@@ -85,6 +93,8 @@ def _choices(inside: str) -> list[str]:
     if not match:
         return inside.split(",")
     first, last = int(match[1]), int(match[2])
+    if last < first:
+        raise UserError(f"shards: '{{{inside}}}' counts down, so it stands for no file; put the smaller number first")
     if last - first >= MAX_SHARDS:
         raise UserError(f"shards: '{{{inside}}}' stands for more than {MAX_SHARDS:,} files")
     return [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
@@ -105,13 +115,31 @@ def _shards(root: Path, pattern: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _refuse_large(cfg: Config, root: Path, shards: Iterable[Path]) -> None:
+    """Raises UserError where more is to be unpacked than the settings allow."""
+    if cfg.max_bytes is None:
+        return
+    new = [shard for shard in shards if not place(shard, _name(root, shard), root / cfg.unpacked).is_dir()]
+    total = sum(shard.stat().st_size for shard in new)
+    if total > cfg.max_bytes:
+        raise UserError(
+            f"{len(new):,} shards in {root} are not unpacked yet, and hold {total / 1e6:,.0f} MB, more than the "
+            f"{cfg.max_bytes / 1e6:,.0f} MB that are unpacked only to look into them; unpack them first, by "
+            f"`polymnia data check webdataset {root}` and the set's own keys, if it has any (such as unpacked=FOLDER)"
+        )
+
+
+def _name(root: Path, shard: Path) -> str:
+    return shard.relative_to(root).with_suffix("").as_posix()
+
+
 def _items(cfg: Config, root: Path, shard: Path, split: Split) -> Iterator[Item]:
-    name = shard.relative_to(root).with_suffix("").as_posix()
+    name = _name(root, shard)
     folder = unpack(shard, name, root / cfg.unpacked)
     empty = True
     for sample in samples(folder):
         facts = told(shard, sample)
-        sources = _sources(cfg, folder, sample, facts)
+        sources = _sources(cfg, shard, folder, sample, facts)
         if sources:
             empty = False
             key = f"{name}/{sample.key}"
@@ -121,7 +149,7 @@ def _items(cfg: Config, root: Path, shard: Path, split: Split) -> Iterator[Item]
         raise UserError(f"{shard} has no member <key>.flac, .wav, .jpg, .mp4, .txt, ... that could be an item")
 
 
-def _sources(cfg: Config, folder: Path, sample: Sample, facts: dict[str, Any]) -> dict[Modality, Source]:
+def _sources(cfg: Config, shard: Path, folder: Path, sample: Sample, facts: dict[str, Any]) -> dict[Modality, Source]:
     files = {suffix: folder / name for suffix, name in sample.media.items()}
     sound = next((files[s] for s in (*SOUNDS, *VIDEOS) if s in files), None)
     picture = next((files[s] for s in PICTURES if s in files), None)
@@ -131,7 +159,7 @@ def _sources(cfg: Config, folder: Path, sample: Sample, facts: dict[str, Any]) -
         sources["audio"] = AudioFile(sound)
     if picture or video:
         sources["image"] = ImageFile(picture) if picture else VideoFile(video)
-    texts = [sample.texts.get(".txt", ""), *_words(folder, sample, facts, cfg.captions)]
+    texts = [sample.texts.get(".txt", ""), *_words(shard, sample, facts, cfg.captions)]
     if texts := list(dict.fromkeys(text.strip() for text in texts if text.strip())):
         sources["text"] = Captions(tuple(texts))
     return sources

@@ -8,7 +8,6 @@ whole: a training step reads its rows from the files.
 from __future__ import annotations
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polymnia.data.disk import replacing
 from polymnia.data.media import audio_samples, decode_audio
 from polymnia.eval.hear import tasks
 from polymnia.eval.hear.tasks import Task
@@ -130,7 +130,9 @@ def embed(
     for batch in _batches(paths, encoder.sample_rate):
         path = folder / f"{_key(batch, rate)}.safetensors"
         if not _sound(path):
-            _write(path, _embedded(task, _waves(batch, encoder.sample_rate), encoder))
+            tensors = _embedded(task, _waves(batch, encoder.sample_rate), encoder)
+            with replacing(path) as draft:
+                save_file(tensors, draft)
         made.append((path, [p.name for p in batch]))
         done += len(batch)
         if progress:
@@ -178,12 +180,6 @@ def _embedded(task: Task, audio: Float[Tensor, "n s"], encoder: HearEncoder) -> 
         raise UserError(f"{task.name}: the encoder gave {tuple(vectors.shape)} for {len(audio)} clips, or no numbers")
     rows = {VECTORS: vectors.detach().flatten(0, -2).float().cpu().contiguous()}
     return rows if times is None else {**rows, TIMES: times.detach().double().cpu().contiguous()}
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, partial)
-    os.replace(partial, path)
 
 
 def _sound(path: Path) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from polymnia.data.disk import write_text
 from polymnia.types import UserError
 
 # The benchmark's 19 tasks: name, folders without their version (task-mode; beehive's two folds are one task), metric.
@@ -55,9 +55,7 @@ class Row(NamedTuple):
 def write(path: Path, result: Mapping[str, Any]) -> None:
     """A result as JSON, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(result, indent=1, allow_nan=False))
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -63,8 +63,8 @@ class Task:
 def find(root: Path, wanted: Sequence[str] = ()) -> list[Task]:
     """The tasks of a folder, in the order of their names; of ``wanted`` only, by folder, task or task-mode.
 
-    Raises UserError for a folder that holds none (one level too high or too deep is said), an unknown name, and
-    metadata that are damaged or of a kind that is not HEAR's.
+    Raises UserError for a folder that holds none (one level too high or too deep is said), an unknown name, two
+    versions of one task, and metadata that are damaged or of a kind that is not HEAR's.
     """
     if (root / METADATA).is_file():
         raise UserError(f"{root} is one task: give the folder that holds it, {root.parent}, and --task {root.name}")
@@ -77,12 +77,16 @@ def find(root: Path, wanted: Sequence[str] = ()) -> list[Task]:
         found = f"; {below[0]} has some" if below else ": it needs <task>-<version>-<mode>/" + METADATA
         raise UserError(f"{root} holds no HEAR tasks{found}")
     tasks = [read(folder) for folder in folders]
-    if not wanted:
-        return tasks
     for name in wanted:
         if not any(name in _names(t) for t in tasks):
             raise UserError(f"no task '{name}' in {root}; {nearest(name, [t.name for t in tasks])}")
-    return [t for t in tasks if set(wanted) & _names(t)]
+    chosen = [t for t in tasks if set(wanted) & _names(t)] if wanted else tasks
+    versions: dict[tuple[str, str], Task] = {}
+    for task in chosen:
+        other = versions.setdefault((task.task, task.mode), task)
+        if other is not task:
+            raise UserError(f"{other.name} and {task.name} in {root} are one task: choose by --task {task.name}")
+    return chosen
 
 
 def _names(task: Task) -> set[str]:
@@ -171,6 +175,12 @@ def events(task: Task, split: str) -> dict[str, tuple[Event, ...]]:
                 raise UserError(f"{path}: {name}: {event} is not of this task's vocabulary, or ends before it starts")
         found[_plain(path, name)] = own
     return found
+
+
+def names(task: Task, split: str) -> list[str]:
+    """The files of a split. Raises UserError for a name that leads out of its folder."""
+    path = task.folder / f"{split}.json"
+    return [_plain(path, name) for name in _json(path)]
 
 
 def _json(path: Path) -> dict[str, Any]:

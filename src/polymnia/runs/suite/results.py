@@ -6,25 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
-from polymnia.runs.score import write_text
+from polymnia.data.disk import write_text
 from polymnia.types import UserError
 
 FORMAT = 1
 
 
-class Results:
-    """The file of one encoder and suite. ``sets``: the entries by name; ``head``: facts of the encoder."""
+def place(run: Path, suite: str, after: int) -> Path:
+    """The file, in a folder that is there. Raises UserError where that cannot be made."""
+    folder = run / "evals"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder / f"{suite}-after-{after}.json"
 
-    def __init__(self, run: Path, suite: str, after: int, encoder: str):
-        self.path = run / "evals" / f"{suite}-after-{after}.json"
+
+class Results:
+    """The file of one encoder and suite, ``path``, which nobody else may write. ``sets``: the entries by name;
+    ``facts``: whose they are. Raises UserError for a damaged file."""
+
+    def __init__(self, path: Path, run: Path, suite: str, after: int, encoder: str):
+        self.path = path
         self.facts = {"format": FORMAT, "suite": suite, "run": run.resolve().name, "after": after, "encoder": encoder}
-        self.sets: dict[str, dict[str, Any]] = {}
-        try:
-            self.path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path.parent}: {error.strerror}") from error
-        if self.path.exists():
-            self.sets = self._read()
+        self.sets: dict[str, dict[str, Any]] = self._read() if path.exists() else {}
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:

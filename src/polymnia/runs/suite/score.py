@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,8 +28,9 @@ from polymnia.runs.assemble import find_device
 from polymnia.runs.curriculum import SPLITS, Curriculum
 from polymnia.runs.encoder import Encoder, load, read_recipe
 from polymnia.runs.score import evaluate as scores_of
-from polymnia.runs.suite.results import Results
-from polymnia.runs.suite.sets import Suite, check_root, is_there, needs, pairs
+from polymnia.runs.score import finite
+from polymnia.runs.suite.results import Results, place
+from polymnia.runs.suite.sets import Suite, check_root, needs, pairs
 from polymnia.types import AbsentError, EvalData, UserError
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -69,24 +69,25 @@ def evaluate(
     check_root(suite, root)
     torch.set_num_threads(recipe.threads)
     encoder = load(run, task, None if recipe.data.exists() else root)
-    place = find_device(device or encoder.recipe.device)
-    encoder.model.to(place), encoder.method.to(place)
-    results = Results(run, suite.name, encoder.task, encoder.signature)
-    done = Done(results.path, results.facts, tuple(s.name for s in suite.sets))
+    on = find_device(device or encoder.recipe.device)
+    encoder.model.to(on), encoder.method.to(on)
+    path = place(run, suite.name, encoder.task)
     scorer = _Scorer(run, encoder, suite, root, cache or recipe.cache, progress)
     try:
-        with FileLock(results.path.with_suffix(".lock"), timeout=0):
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            results = Results(path, run, suite.name, encoder.task, encoder.signature)
+            done = Done(path, results.facts, tuple(s.name for s in suite.sets))
             for cfg in suite.sets:
                 _one(cfg, scorer, results, done)
     except Timeout:
-        raise UserError(f"another process is at work on {results.path}; wait for it") from None
+        raise UserError(f"another process is at work on {path}; wait for it") from None
     return done
 
 
 def _one(cfg: WatchConfig, scorer: _Scorer, results: Results, done: Done) -> None:
     if lacking := [m for m in needs(cfg) if m not in scorer.encoder.model.modalities]:
         done.unfit[cfg.name] = f"it needs a tower for {', '.join(lacking)}, which this run has not"
-    elif not is_there(cfg, scorer.root):
+    elif not curriculum.is_there(cfg, scorer.root):
         gone = [str(scorer.root / p.config.root) for p in cfg.data if not (scorer.root / p.config.root).exists()]
         done.absent[cfg.name] = f"no {', '.join(gone)}"
     else:
@@ -157,7 +158,7 @@ class _Scorer:
         there, official = usable.used(cfg.name)
         failed = curriculum.dropped(found, collection.failed)[cfg.name]
         return {
-            "values": {"latest": _finite(latest), "stored": _finite({**latest, **kept})},
+            "values": {"latest": finite(latest), "stored": finite({**latest, **kept})},
             "stored_head": self.encoder.task if head is None else head,
             "count": f"{there} of {official}",
             "items": {s: len(getattr(task, s)) for s in SPLITS},
@@ -192,10 +193,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: float(v) if math.isfinite(v) else None for k, v in scores.items()}
 
 
 def complain(done: Done) -> None:

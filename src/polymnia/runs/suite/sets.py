@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from polymnia.config import Frozen, explain, nearest
 from polymnia.recipe import WatchConfig, override, read
+from polymnia.runs.curriculum import is_there
 from polymnia.types import MODALITIES, Modality, Pair, UserError
 
 NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -86,11 +87,6 @@ def needs(cfg: WatchConfig) -> tuple[Modality, ...]:
     found = {m for pair in pairs(cfg) for m in pair}
     found |= {part.config.modality for part in cfg.eval if hasattr(part.config, "modality")}
     return tuple(m for m in MODALITIES if m in found)
-
-
-def is_there(cfg: WatchConfig, root: Path) -> bool:
-    """Whether the folders of all its data sets exist."""
-    return all((root / part.config.root).exists() for part in cfg.data)
 
 
 def check_root(suite: Suite, root: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_leak_is_refused_with_pair_count_ids_and_the_ways_out():
     said = str(caught.value)
     assert "2 scored items of esc50 are the same material as 2 training items of fsd50k" in said
     assert "fsd50k/3 = esc50/x by freesound:3" in said and "exclusion list" in said
-    assert "drop_leaks: true (trains without these 2 items)" in said and "allow_leaks: [[fsd50k, esc50]]" in said
+    assert "drop_leaks: true (trains without 2 of its items)" in said and "allow_leaks: [[fsd50k, esc50]]" in said
 
 
 @pytest.mark.parametrize("pair", [("fsd50k", "esc50"), ("*", "esc50"), ("fsd50k", "*"), ("*", "*")])

@@ -140,7 +140,7 @@ def test_metadata_that_is_not_utf8_is_refused_with_its_line(
 ):
     root = own(Path(file).parts[0]).root
     lines = (root / file).read_bytes().split(b"\n")
-    lines[line - 1] = lines[line - 1].replace(b"o", "ö".encode("latin-1"), 1)
+    lines[line - 1] = re.sub(rb"[aeiou]", "ö".encode("latin-1"), lines[line - 1], count=1)
     (root / file).write_bytes(b"\n".join(lines))
     error = run(root, tmp_path, task=task).error
     assert f"{root / file}, line {line}: not UTF-8" in error and "save it as UTF-8" in error

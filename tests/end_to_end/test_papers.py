@@ -120,4 +120,4 @@ def as_the_paper_does(run: Path, tasks: list[str]) -> None:
         assert matrix["counts"]["AT"] == "4 of 4"
         scores = matrix["values"]["latest"]["AT"]
         assert (scores["text>audio/N"][-1], scores["audio>text/N"][-1]) == (20, 4)
-        assert 0 < scores["text>audio/R@1"][-1] < 100  # neither collapsed nor all alike
+        assert scores["audio>text/R@10"][-1] > 0  # of embeddings that are all alike it would be nothing

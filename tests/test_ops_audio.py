@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from polymnia.ops import audio
 from polymnia.ops.audio import EFFICIENTAT, PANNS_32K, LogMel, LogMelConfig, htk_mel, kaldi_mel, slaney_mel
 
 
@@ -145,3 +146,11 @@ def test_the_gradient_to_a_silent_waveform_is_finite() -> None:
 def test_an_impossible_front_end_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         LogMelConfig(**{**PANNS_32K.model_dump(), **change})
+
+
+def test_clips_taken_a_few_at_a_time_give_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 0.1 * torch.randn(5, 3000, generator=torch.Generator().manual_seed(0))
+    whole = LogMel(PANNS_32K)(x)
+    monkeypatch.setattr(audio, "IN_CACHE", 6500)
+    assert torch.equal(LogMel(PANNS_32K)(x), whole)
+    assert torch.equal(LogMel(PANNS_32K)(x[:1]), whole[:1])

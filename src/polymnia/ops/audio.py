@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from polymnia.config import Frozen
 
 Norm = Literal["slaney", "none"]
+# Samples whose spectrogram still fits a processor's cache: a batch of clips at a time takes twice as long.
+IN_CACHE = 1 << 19
 
 
 class LogMelConfig(Frozen):
@@ -160,6 +162,12 @@ class LogMel(nn.Module):
         Any length will do: a clip too short to be mirrored at its ends is zero-padded to ``n_fft // 2 + 1`` samples.
         Computed in float32 whatever the mixed precision, as half floats have no room for a power spectrum.
         """
+        few = max(1, IN_CACHE // x.shape[1])
+        if x.device.type == "cpu" and len(x) > few:
+            return torch.cat([self._some(clips) for clips in x.split(few)])
+        return self._some(x)
+
+    def _some(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b mel t"]:
         with torch.autocast(x.device.type, enabled=False):
             power = _power(x.float(), self.window, self.cfg)
             # (b t bin) lies contiguous behind torch.stft, so that this is one matrix product without a copy

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from polymnia.types import UserError
 
@@ -126,6 +128,12 @@ def _refusing(what: str, source: str, folder: bool) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         out = "is its folder complete?" if folder else "is the hub id right, and is there a network? Or give a folder"
         raise UserError(f"cannot load the {what} '{source}': {reason}; {out}") from error
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], most: int) -> Int[Tensor, "b n"]:
+    """Ids of texts, cut at ``most`` tokens and padded to the longest text: padding costs as much as words do."""
+    rows = tokenizer(list(texts), padding="longest", truncation=True, max_length=most, return_tensors="pt")
+    return rows["input_ids"]
 
 
 def hide_broken_torchvision() -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from polymnia.models.hub import load_model, load_tokenizer, locate
+from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -55,10 +55,7 @@ class Tower(AbstractTower):
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, cut at ``max_tokens`` and padded to the longest text."""
-        rows = self.tokenizer(
-            list(raw), padding="longest", truncation=True, max_length=self.spec.max_tokens, return_tensors="pt"
-        )
-        return rows["input_ids"]
+        return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""

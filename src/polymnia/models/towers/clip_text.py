@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from polymnia.models.hub import load_model, load_tokenizer, locate
+from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -56,10 +56,7 @@ class Tower(AbstractTower):
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, padded to the longest text; of one cut at ``max_tokens`` the end-of-text token is kept."""
-        rows = self.tokenizer(
-            list(raw), padding="longest", truncation=True, max_length=self.spec.max_tokens, return_tensors="pt"
-        )
-        return rows["input_ids"]
+        return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
         """Features of texts. Padding needs no mask: it is behind the end, and no token sees what is behind it."""

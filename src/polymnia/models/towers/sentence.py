@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from polymnia.models.hub import load, locate
+from polymnia.models.hub import load, locate, token_ids
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -45,10 +45,7 @@ class Tower(AbstractTower):
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, cut at ``max_tokens`` and padded to the longest text: padding costs as much as words do."""
-        rows = self.tokenizer(
-            list(raw), padding="longest", truncation=True, max_length=self.spec.max_tokens, return_tensors="pt"
-        )
-        return rows["input_ids"]
+        return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""

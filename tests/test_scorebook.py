@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny
+from tiny import tiny, tiny_recipe
 
 from polymnia.data.synth import world
 from polymnia.runs import ceilings, ranks
@@ -99,3 +99,19 @@ def test_counts_say_how_many_held_out_items_of_all_were_used(session: Session):
     book = Scorebook(session.recipe, replace(session.curriculum, official=official), {})
     book.restore(session.book.state())
     assert book.matrices()["counts"]["nature"] == f"{used['nature']} of {used['nature'] + 2}"
+
+
+def test_a_watched_set_is_scored_with_the_head_of_the_task_that_it_tests(shared: Path, tmp_path: Path):
+    nature = tiny_recipe(shared, tmp_path)["tasks"][0]
+    keys = {"data": nature["data"], "pairs": nature["pairs"], "eval": ["retrieval"]}
+    own = {"of": {"of": ["nature"]}, "free": {}, "last": {"rows": "last"}}
+    watch = [{"name": name, **more, **keys} for name, more in own.items()]
+    session = Session(tiny(shared, tmp_path, watch=watch, train__steps=30, heads__audio__init="fresh"))
+    session.go()
+    values = session.book.matrices()["values"]
+    metric = "audio>image/mAP@10"
+    latest, stored = (values[head]["nature"][metric] for head in ("latest", "stored"))
+    assert latest != stored  # else it would say nothing
+    assert values["latest"]["of"][metric] == values["latest"]["free"][metric] == latest
+    assert values["stored"]["of"][metric] == stored and values["stored"]["free"][metric] == latest
+    assert values["latest"]["last"][metric] == [None, None, None, latest[-1]]

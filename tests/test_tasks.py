@@ -190,3 +190,15 @@ def test_a_pair_is_of_two_modalities():
     with pytest.raises(ValidationError) as caught:
         TaskData(name="t", data=data(), pairs=[["text", "text"]])  # type: ignore[arg-type]
     assert explain(caught.value) == "pairs: a pair is of two different modalities"
+
+
+def test_a_task_may_be_tested_on_some_of_its_data_sets(root: Path, tmp_path: Path) -> None:
+    digits = {"use": "fsdd", "root": "digits"}
+    (tmp_path / "digits").mkdir()
+    for name in ("0_george_0", "0_george_5", "1_theo_0", "1_theo_5"):
+        (tmp_path / "digits" / f"{name}.wav").touch()
+    both, mine = build(root, {"data": [data(), digits]}, {"data": [data(), digits], "test_on": ["manifest"]})
+    assert {i.id.partition("/")[0] for i in both.test} == {"manifest", "fsdd"}
+    assert mine.train == both.train and mine.test == tuple(i for i in both.test if i.id.startswith("manifest/"))
+    with pytest.raises(UserError, match="test_on names 'fsd'; did you mean 'fsdd'"):
+        build(root, {"data": [data(), digits], "test_on": ["fsd"]})

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from same import Same
 from torch import Tensor
 
 from polymnia.config import parse_part
@@ -38,24 +39,6 @@ DIM = 512
 CAPTION = "a dog barks in the rain while a car passes by"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Act = Callable[[], object]
-
-
-class Same:
-    """One batch for ever."""
-
-    clean_batches = 1
-
-    def __init__(self, batch: Batch):
-        self.one = batch
-
-    def __len__(self) -> int:
-        return 1
-
-    def batch(self, step: int) -> Batch:
-        return self.one
-
-    def clean(self, number: int) -> Batch:
-        return self.one
 
 
 def save_clip(folder: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from rich.console import Console
 from rich.table import Table
+from same import Same
 from torch import Tensor
 
 from polymnia.config import parse_part
@@ -34,24 +35,6 @@ METHODS = ("lwf", "cassle", "modx")
 DIM = 64
 PAIR = ("audio", "text")
 Turns = dict[str, list[float]]
-
-
-class Same:
-    """One batch for ever."""
-
-    clean_batches = 1
-
-    def __init__(self, batch: Batch):
-        self.one = batch
-
-    def __len__(self) -> int:
-        return 1
-
-    def batch(self, step: int) -> Batch:
-        return self.one
-
-    def clean(self, number: int) -> Batch:
-        return self.one
 
 
 def sounds_and_texts(samples: int, rows: int) -> Batch:

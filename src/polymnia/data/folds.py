@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from polymnia.config import nearest
 from polymnia.data.items import DatasetConfig, Template, captions
-from polymnia.types import Captions, Split, UserError
+from polymnia.types import AudioFile, Captions, Item, Modality, Source, Split, UserError
 
 # not "this is a sound of {}": zero-shot evaluation asks with a sentence that was never a caption
 TEMPLATES = (
@@ -44,6 +44,13 @@ class FoldsConfig(DatasetConfig):
         if self.test_fold in ("all", fold):
             return "test"
         return "valid" if fold == self.valid_fold else "train"
+
+    def item(self, audio: AudioFile, name: str, category: str, fold: int, origin: str) -> Item:
+        """A clip of one class: clips of a class are positives of each other."""
+        sources: dict[Modality, Source] = {"audio": audio}
+        if self.templates:
+            sources["text"] = self.text(category)
+        return Item(name, sources, category, category, self.split(fold), (category,), fold, (origin,))
 
     def text(self, category: str) -> Captions:
         """The captions of a class; underscores become spaces."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import Field
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from polymnia.config import Frozen
@@ -27,6 +27,20 @@ class PictureConfig(TowerConfig):
 
     fps: float = Field(default=1.0, gt=0, le=240)
     frames: Frames = "mean"
+
+
+class WholeClipsConfig(TowerConfig):
+    """Keys of towers that take sounds of any length: ``seconds`` of training crop, whole clips up to ``max_seconds``
+    in evaluation."""
+
+    seconds: PositiveFloat
+    max_seconds: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> WholeClipsConfig:
+        if self.seconds > self.max_seconds:
+            raise ValueError(f"seconds {self.seconds} is longer than max_seconds {self.max_seconds}")
+        return self
 
 
 def stack(raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from polymnia.config import nearest
+from polymnia.data.folds import TEMPLATES
 from polymnia.data.items import DatasetConfig, Template, captions, check, require
 from polymnia.types import AudioFile, Item, Split, UserError
 
@@ -45,18 +46,7 @@ class Config(DatasetConfig):
 
     test_fold: int = 1
     valid_fold: int | None = None
-    # not "this is a sound of {}": zero-shot evaluation asks with a sentence that was never a caption
-    templates: tuple[Template, ...] = Field(
-        default=(
-            "a recording of {}",
-            "an audio clip of {}",
-            "{} can be heard",
-            "the noise of {}",
-            "you can hear {}",
-            "{}",
-        ),
-        min_length=1,
-    )
+    templates: tuple[Template, ...] = Field(default=TEMPLATES, min_length=1)
     names: dict[str, str] = PHRASES
 
     @model_validator(mode="after")

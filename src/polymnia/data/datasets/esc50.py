@@ -48,13 +48,4 @@ def items(cfg: Config) -> list[Item]:
 
 def _item(cfg: Config, clips: Clips, row: Row) -> Item:
     name, category, fold = stem(row, "filename"), row.word("category"), whole(row, "fold")
-    return Item(
-        id=name,
-        sources={"audio": AudioFile(clips.path(name))} | ({"text": cfg.text(category)} if cfg.templates else {}),
-        group=category,
-        topic=category,
-        split=cfg.split(fold),
-        labels=(category,),
-        fold=fold,
-        origin=(f"freesound:{row.word('src_file')}",),
-    )
+    return cfg.item(AudioFile(clips.path(name)), name, category, fold, f"freesound:{row.word('src_file')}")

@@ -58,13 +58,4 @@ def _refuse_two_names(rows: Sequence[Row]) -> None:
 
 def _item(cfg: Config, clips: Clips, row: Row) -> Item:
     name, category, fold = stem(row, "slice_file_name"), row.word("class"), whole(row, "fold")
-    return Item(
-        id=name,
-        sources={"audio": AudioFile(clips.path(name))} | ({"text": cfg.text(category)} if cfg.templates else {}),
-        group=category,
-        topic=category,
-        split=cfg.split(fold),
-        labels=(category,),
-        fold=fold,
-        origin=(f"freesound:{row.word('fsID')}",),
-    )
+    return cfg.item(AudioFile(clips.path(name)), name, category, fold, f"freesound:{row.word('fsID')}")

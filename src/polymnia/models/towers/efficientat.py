@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from polymnia.models.audioset import CLASSES, class_names
 from polymnia.models.mobilenet import channels, initialise, trunk
-from polymnia.models.tower import AbstractTower, TowerConfig
+from polymnia.models.tower import AbstractTower, WholeClipsConfig
 from polymnia.models.weights import read
 from polymnia.ops.audio import EFFICIENTAT, LogMel
 from polymnia.types import AudioSpec, UserError
@@ -35,7 +35,7 @@ PUBLISHED = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)  # widths
 ORIGIN = "mn04_as_mAP_432.pt (width 0.4) from https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1"
 
 
-class Config(TowerConfig):
+class Config(WholeClipsConfig):
     """``checkpoint``: a published state dict (mn04_as_mAP_432.pt is ``width`` 0.4, mn10_as 1.0); random without one.
 
     ``seconds``: training crop. ``max_seconds``: whole clips up to this length in evaluation.
@@ -44,13 +44,6 @@ class Config(TowerConfig):
     checkpoint: Path | None = None
     width: PositiveFloat = 0.4
     seconds: PositiveFloat = 1.0
-    max_seconds: PositiveFloat = 30.0
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Config:
-        if self.seconds > self.max_seconds:
-            raise ValueError(f"seconds {self.seconds} is longer than max_seconds {self.max_seconds}")
-        return self
 
 
 class Tower(AbstractTower):

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveFloat, model_validator
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,13 +25,13 @@ from polymnia.models.audioset import CLASSES, class_names
 from polymnia.models.panns.archs import Arch, build
 from polymnia.models.panns.checkpoint import load
 from polymnia.models.panns.front import FRONTS
-from polymnia.models.tower import AbstractTower, TowerConfig
+from polymnia.models.tower import AbstractTower, WholeClipsConfig
 from polymnia.ops.audio import LogMel
 from polymnia.ops.specaugment import mixup, specaugment
 from polymnia.types import AudioSpec
 
 
-class Config(TowerConfig):
+class Config(WholeClipsConfig):
     """``checkpoint``: a published file of ``arch``; random weights without one. ``rate``: Hz, of the published front
     ends. ``specaug``: SpecAugment in training.
 
@@ -43,13 +43,6 @@ class Config(TowerConfig):
     rate: Literal[32000, 16000, 8000] = 32000
     specaug: bool = True
     seconds: PositiveFloat = 10.0
-    max_seconds: PositiveFloat = 30.0
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Config:
-        if self.seconds > self.max_seconds:
-            raise ValueError(f"seconds {self.seconds} is longer than max_seconds {self.max_seconds}")
-        return self
 
 
 class Tower(AbstractTower):

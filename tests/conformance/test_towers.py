@@ -15,6 +15,7 @@ from torch import Tensor
 from polymnia.config import find, names
 from polymnia.models.heads import HeadConfig
 from polymnia.models.model import Model
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import MODALITIES, AudioSpec, ImageSpec, TextSpec, UserError, VectorSpec
 
@@ -80,9 +81,13 @@ def rows(tower: AbstractTower, count: int) -> Tensor:
     return tower.prepare(list(torch.randn(count, spec.dim, generator=g).numpy()))
 
 
-def prompts(tower: AbstractTower, count: int = 4, tokens: int = 2, depth: int | None = None, wide: int = 0) -> Tensor:
-    shape = (count, tower.depth if depth is None else depth, tokens, tower.width + wide)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+def prompts(
+    tower: AbstractTower, count: int = 4, tokens: int = 8, depth: int | None = None, wide: int = 0
+) -> list[Tensor]:
+    """Front tokens of each block, in the width of that block."""
+    g = torch.Generator().manual_seed(3)
+    widths = (*tower.widths, tower.widths[-1])[: tower.depth if depth is None else depth]
+    return [torch.randn(count, tokens, w + wide, generator=g) for w in widths]
 
 
 @pytest.mark.parametrize("name", TOWERS)
@@ -160,44 +165,92 @@ def test_no_prompts_are_bit_identical_to_prompts_of_no_tokens(case: Case) -> Non
     if case.tower.depth:
         with torch.no_grad():
             plain = case.tower(case.x)
+            none = prompts(case.tower, tokens=0)
             assert torch.equal(case.tower(case.x, None), plain)
-            assert torch.equal(case.tower(case.x, prompts(case.tower, tokens=0)), plain)
+            assert torch.equal(case.tower(case.x, Prompt()), plain)
+            assert torch.equal(case.tower(case.x, Prompt(front=none, back=none)), plain)
+            assert torch.equal(case.tower(case.x, Prompt(prefix=[(k, k) for k in none])), plain)
 
 
 def test_a_tower_without_depth_refuses_prompts(case: Case) -> None:
     if not case.tower.depth:
         with pytest.raises(UserError, match="no prompts"):
-            case.tower(case.x, torch.zeros(4, 1, 2, 8))
+            case.tower(case.x, Prompt.of(torch.zeros(4, 1, 2, 8)))
 
 
-def test_gradient_reaches_the_prompts_of_every_block(case: Case) -> None:
+def variants(tower: AbstractTower, depth: int) -> dict[str, Callable[[list[Tensor]], Prompt]]:
+    """Every way in which tokens may enter."""
+    made: dict[str, Callable[[list[Tensor]], Prompt]] = {
+        "front": lambda t: Prompt(front=t),
+        "add": lambda t: Prompt(front=t, deep="add"),
+        "insert": lambda t: Prompt(front=t, deep="insert"),
+        "prefix": lambda t: Prompt(prefix=[(k, k.flip(1)) for k in t]),
+        "gated": lambda t: Prompt(front=t, gate=[torch.tensor(-0.5)] * depth),
+        "read": lambda t: Prompt(front=t, read="prompts"),
+    }
+    if tower.modality == "text":
+        made["back"] = lambda t: Prompt(back=t)
+    return made
+
+
+def test_gradient_reaches_the_prompts_of_every_block_and_nothing_else(case: Case) -> None:
+    case.tower.requires_grad_(False)
     for depth in range(1, case.tower.depth + 1):
-        prompt = prompts(case.tower, depth=depth).requires_grad_()
-        features = case.tower(case.x, prompt)
         with torch.no_grad():
-            assert not torch.allclose(features, case.tower(case.x), atol=1e-4)
-        other = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
-        (grad,) = torch.autograd.grad((features * other).sum(), prompt)
-        assert (grad.abs().amax((2, 3)) > 0).all()  # each row, each prompted block
+            plain = case.tower(case.x)
+        for name, make in variants(case.tower, depth).items():
+            tokens = [t.requires_grad_() for t in prompts(case.tower, depth=depth)]
+            features = case.tower(case.x, make(tokens))
+            assert features.shape == plain.shape, name
+            assert not torch.allclose(features, plain, atol=1e-4), name
+            other = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+            grads = torch.autograd.grad((features * other).sum(), tokens)
+            for grad in grads:  # each prompted block, each row
+                assert (grad.abs().amax((1, 2)) > 0).all(), name
+    case.tower.requires_grad_(True)
+
+
+def test_a_closed_gate_hides_front_tokens_and_prefixes(case: Case) -> None:
+    if case.tower.depth:
+        tokens = prompts(case.tower)
+        shut = [torch.tensor(-1e4)] * case.tower.depth
+        with torch.no_grad():
+            plain = case.tower(case.x)
+            front = case.tower(case.x, Prompt(front=tokens, gate=shut))
+            prefix = case.tower(case.x, Prompt(prefix=[(t, t) for t in tokens], gate=shut))
+        assert torch.allclose(front, plain, atol=1e-4) and torch.allclose(prefix, plain, atol=1e-4)
 
 
 def test_the_prompt_of_a_row_changes_no_other_row(case: Case) -> None:
     if case.tower.depth:
-        prompt = prompts(case.tower)
-        changed = prompt.clone()
-        changed[2] *= -1.0
+        for make in variants(case.tower, case.tower.depth).values():
+            tokens = prompts(case.tower)
+            changed = [t.clone() for t in tokens]
+            for t in changed:
+                t[2] = t[2].flip(1)
+            with torch.no_grad():
+                apart = (case.tower(case.x, make(changed)) - case.tower(case.x, make(tokens))).abs().amax(1)
+            assert apart[2] > 1e-4
+            assert apart[[0, 1, 3]].max() < 1e-5
+
+
+def test_rows_with_different_prompts_are_as_each_alone(case: Case) -> None:
+    if case.tower.depth:
+        whole = Prompt(front=prompts(case.tower))
         with torch.no_grad():
-            apart = (case.tower(case.x, changed) - case.tower(case.x, prompt)).abs().amax(1)
-        assert apart[2] > 1e-3
-        assert apart[[0, 1, 3]].max() < 1e-6
+            together = case.tower(case.x, whole)
+            alone = [case.tower(case.x[i : i + 1], whole.rows(torch.tensor([i]))) for i in range(4)]
+        assert torch.allclose(torch.cat(alone), together, atol=1e-4)
 
 
 def test_prompts_that_do_not_fit_are_refused(case: Case) -> None:
     if case.tower.depth:
         with pytest.raises(UserError, match=f"prompts for {case.tower.depth + 1} blocks"):
-            case.tower(case.x, prompts(case.tower, depth=case.tower.depth + 1))
-        with pytest.raises(UserError, match=f"width {case.tower.width + 1}"):
-            case.tower(case.x, prompts(case.tower, wide=1))
+            case.tower(case.x, Prompt(front=prompts(case.tower, depth=case.tower.depth + 1)))
+        with pytest.raises(UserError, match=f"width {case.tower.widths[0] + 1}"):
+            case.tower(case.x, Prompt(front=prompts(case.tower, wide=1)))
+        with pytest.raises(UserError, match="prompts for 3 rows"):
+            case.tower(case.x, Prompt(front=prompts(case.tower, count=3)))
 
 
 def test_its_state_loads_strictly_into_another_and_makes_it_the_same(case: Case) -> None:

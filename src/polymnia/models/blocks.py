@@ -1,12 +1,17 @@
 """Pre-norm transformer blocks and a patch-free encoder, shared by the tiny towers."""
 
-from jaxtyping import Bool, Float
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polymnia.models.prompting import Mask, Prefix
+
 
 class Block(nn.Module):
-    """Self-attention and an MLP, each behind a LayerNorm and a residual."""
+    """Self-attention and an MLP, each behind a LayerNorm and a residual. ``prefix``: keys and values seen besides."""
 
     def __init__(self, width: int, heads: int, expansion: int = 2):
         super().__init__()
@@ -15,9 +20,13 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
-    def forward(self, x: Float[Tensor, "b t w"], mask: Bool[Tensor, "b t"] | None = None) -> Float[Tensor, "b t w"]:
-        b, t, w = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
-        x = x + self.out(attended.transpose(1, 2).reshape(b, t, w))
+    def forward(
+        self, x: Float[Tensor, "b t w"], mask: Mask = None, prefix: Prefix | None = None
+    ) -> Float[Tensor, "b t w"]:
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        if prefix is not None:
+            k, v = (torch.cat([before.to(x.dtype), own], dim=1) for before, own in zip(prefix, (k, v), strict=True))
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None])
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))

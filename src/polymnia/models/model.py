@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymnia.models.heads import CrossHead, HeadConfig, build_head, mlp, reset
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower
 from polymnia.types import MODALITIES, Modality, Pair, Spec, UserError
 
@@ -86,7 +87,7 @@ class Model(nn.Module):
         return head.embed(h), self.cross[b](self.heads[b](v)), self.cross_log_scale[b].exp().clamp(max=MAX_SCALE)
 
     def features(
-        self, modality: Modality, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None
+        self, modality: Modality, x: Shaped[Tensor, "b ..."], prompt: Prompt | None = None
     ) -> Float[Tensor, "b o"]:
         return self.tower(modality)(x, prompt)
 

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from polymnia.config import Frozen
+from polymnia.models.prompting import Prompt
 from polymnia.types import Frames, Modality, Spec, UserError
 
 
@@ -52,24 +53,29 @@ class AbstractTower(nn.Module):
     """One encoder.
 
     Attributes set by every tower at construction: ``modality``; ``spec`` (what it eats); ``out_dim`` (features);
-    ``depth`` (how many blocks take prompts, 0 for none) and ``width`` (of a prompt token); ``class_names`` (of its own
-    classifier, empty for none). ``settings`` is set by who builds it from a recipe: two towers of equal weights but
-    other settings (pooling, hop) are not the same encoder.
+    ``depth`` (how many blocks take prompts, 0 for none) and ``width`` (of a prompt token, or one a block where the
+    tower widens on the way); ``room`` (prompt tokens that it has positions for beside its longest text, None for any
+    number); ``class_names`` (of its own classifier, empty for none). ``settings`` is set by who builds it from a
+    recipe: two towers of equal weights but other settings (pooling, hop) are not the same encoder.
     """
 
     modality: Modality
     spec: Spec
     out_dim: int
     depth: int = 0
-    width: int = 0
+    width: int | tuple[int, ...] = 0
+    room: int | None = None
     class_names: Sequence[str] = ()
     settings: str = ""
 
     @abc.abstractmethod
-    def forward(
-        self, x: Shaped[Tensor, "b ..."], prompt: Float[Tensor, "b l p w"] | None = None
-    ) -> Float[Tensor, "b o"]:
-        """Features of a batch made by ``prepare``. ``prompt``: p tokens a row for each of l <= depth blocks."""
+    def forward(self, x: Shaped[Tensor, "b ..."], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
+        """Features of a batch made by ``prepare``. ``prompt``: what its rows bring along, block by block."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of a prompt token at each block."""
+        return self.width if isinstance(self.width, tuple) else (self.width,) * self.depth
 
     def prepare(self, raw: Sequence[Any]) -> Shaped[Tensor, "b ..."]:
         """Decoded media to one tensor: equally long float32 waveforms, uint8 pictures of one size, or strings."""
@@ -88,7 +94,7 @@ class AbstractTower(nn.Module):
         """Features over time, for towers of sound that have them: rows, and the centre of each in seconds."""
         raise UserError(f"the {self.modality} tower {type(self).__module__} has no features over time")
 
-    def no_prompt(self, prompt: Tensor | None) -> None:
+    def no_prompt(self, prompt: Prompt | None) -> None:
         """For towers of depth 0: refuse prompts."""
         if prompt is not None:
             raise UserError(f"{type(self).__module__} takes no prompts (depth 0); use a transformer tower")

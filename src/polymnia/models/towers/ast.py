@@ -15,6 +15,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from polymnia.models.hub import load_config, load_model, load_preprocessing, locate
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.models.windows import mean_over_windows
 from polymnia.ops.fbank import KaldiFbank
@@ -81,7 +82,7 @@ class Tower(AbstractTower):
         self.spec = AudioSpec(stated["sampling_rate"], seconds, max(seconds, cfg.max_seconds), min_seconds=0.0)
         self.out_dim = config.hidden_size
 
-    def forward(self, x: Float[Tensor, "b n"], prompt: Tensor | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 16 kHz in [-1, 1], of any length."""
         self.no_prompt(prompt)
         return mean_over_windows(self._encode, x, self.window)

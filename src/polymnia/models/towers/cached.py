@@ -4,6 +4,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import Modality, VectorSpec
 
@@ -21,6 +22,6 @@ class Tower(AbstractTower):
         super().__init__()
         self.modality, self.spec, self.out_dim = cfg.modality, VectorSpec(cfg.dim), cfg.dim
 
-    def forward(self, x: Float[Tensor, "b o"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b o"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         self.no_prompt(prompt)
         return x

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from polymnia.config import explain
 from polymnia.models.hub import load_model, load_preprocessing, locate
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.models.windows import mean_over_windows, repeat_pad
 from polymnia.ops.audio import LogMel, LogMelConfig
@@ -75,7 +76,7 @@ class Tower(AbstractTower):
         self.spec = AudioSpec(stated["sampling_rate"], seconds, max(seconds, cfg.max_seconds), min_seconds=0.0)
         self.out_dim = self.encoder.config.projection_dim
 
-    def forward(self, x: Float[Tensor, "b n"], prompt: Tensor | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 48 kHz in [-1, 1], of any length."""
         self.no_prompt(prompt)
         return mean_over_windows(self._encode, x, self.window)

@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -57,7 +58,7 @@ class Tower(AbstractTower):
         """Token ids, cut at ``max_tokens`` and padded to the longest text."""
         return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
-    def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""
         self.no_prompt(prompt)
         return self.encoder(input_ids=x, attention_mask=(x != self.spec.pad_id).long()).text_embeds

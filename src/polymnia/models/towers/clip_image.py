@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from polymnia.models.hub import load_model, load_preprocessing, locate
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, PictureConfig
 from polymnia.types import ImageSpec, UserError
 
@@ -52,9 +53,7 @@ class Tower(AbstractTower):
         self.register_buffer("mean", torch.tensor(stated.get("image_mean", MEAN)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(stated.get("image_std", STD)).view(3, 1, 1))
 
-    def forward(
-        self, x: UInt8[Tensor, "b c h w"], prompt: Float[Tensor, "b l p d"] | None = None
-    ) -> Float[Tensor, "b o"]:
+    def forward(self, x: UInt8[Tensor, "b c h w"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         self.no_prompt(prompt)
         pixels = (x.to(self.mean.dtype) / 255 - self.mean) / self.std
         return self.encoder(pixel_values=pixels).image_embeds

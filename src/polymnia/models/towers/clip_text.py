@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -58,7 +59,7 @@ class Tower(AbstractTower):
         """Token ids, padded to the longest text; of one cut at ``max_tokens`` the end-of-text token is kept."""
         return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
-    def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts. Padding needs no mask: it is behind the end, and no token sees what is behind it."""
         self.no_prompt(prompt)
         return self.encoder(input_ids=x).text_embeds

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from polymnia.models.audioset import CLASSES, class_names
 from polymnia.models.mobilenet import channels, initialise, trunk
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, WholeClipsConfig
 from polymnia.models.weights import read
 from polymnia.ops.audio import EFFICIENTAT, LogMel
@@ -71,7 +72,7 @@ class Tower(AbstractTower):
             load(self, cfg.checkpoint, cfg.width)
             self.class_names = class_names(cfg.checkpoint.parent / "class_labels_indices.csv") or self.class_names
 
-    def forward(self, x: Float[Tensor, "b n"], prompt: Tensor | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 32 kHz in [-1, 1]; those below 0.1 s are zero-padded to it."""
         self.no_prompt(prompt)
         return self._maps(x).mean((2, 3))

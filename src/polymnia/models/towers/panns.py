@@ -25,6 +25,7 @@ from polymnia.models.audioset import CLASSES, class_names
 from polymnia.models.panns.archs import Arch, build
 from polymnia.models.panns.checkpoint import load
 from polymnia.models.panns.front import FRONTS
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, WholeClipsConfig
 from polymnia.ops.audio import LogMel
 from polymnia.ops.specaugment import mixup, specaugment
@@ -63,7 +64,7 @@ class Tower(AbstractTower):
             load(self.net, cfg.checkpoint, cfg.arch, cfg.rate)
             self.class_names = class_names(cfg.checkpoint.parent / "class_labels_indices.csv") or self.class_names
 
-    def forward(self, x: Float[Tensor, "b n"], prompt: Tensor | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips in [-1, 1], half of them dropped in training. Clips below 0.31 s are zero-padded."""
         self.no_prompt(prompt)
         return F.dropout(self.hidden(x), 0.5, self.training)

@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from polymnia.models.hub import load, locate, token_ids
+from polymnia.models.prompting import Prompt
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -47,7 +48,7 @@ class Tower(AbstractTower):
         """Token ids, cut at ``max_tokens`` and padded to the longest text: padding costs as much as words do."""
         return token_ids(self.tokenizer, raw, self.spec.max_tokens)
 
-    def forward(self, x: Int[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""
         self.no_prompt(prompt)
         mask = x != self.spec.pad_id

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymnia.models.blocks import Block
-from polymnia.models.prompting import run_blocks
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.ops.audio import LogMel, LogMelConfig
 from polymnia.types import AudioSpec
@@ -55,7 +55,7 @@ class Tower(AbstractTower):
             self.depth, self.width = cfg.layers, cfg.width
         self.out = nn.Linear(self.body.out_dim, cfg.out_dim)
 
-    def forward(self, x: Float[Tensor, "b n"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         if not self.depth:
             self.no_prompt(prompt)
         return self.out(self.body(self._picture(x), prompt))
@@ -80,10 +80,10 @@ class _Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.norm, self.out_dim = nn.LayerNorm(cfg.width), cfg.width
 
-    def forward(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None) -> Float[Tensor, "b w"]:
+    def forward(self, mel: Float[Tensor, "b m t"], prompt: Prompt | None) -> Float[Tensor, "b w"]:
         return self.columns(mel, prompt).mean(1)
 
-    def columns(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None = None) -> Float[Tensor, "b k w"]:
+    def columns(self, mel: Float[Tensor, "b m t"], prompt: Prompt | None = None) -> Float[Tensor, "b k w"]:
         count = max(1, mel.shape[2] // self.patch)
         mel = F.pad(mel, (0, max(0, self.patch - mel.shape[2])))[:, :, : count * self.patch]
         tokens = self.stem(mel.unflatten(2, (count, self.patch)).transpose(1, 2).flatten(2))
@@ -108,7 +108,7 @@ class _Conv(nn.Module):
         self.out_dim = inside * 2
         self.stride, self.first = 2**cfg.layers, 0.0  # of columns, in frames of the log-mel
 
-    def forward(self, mel: Float[Tensor, "b m t"], prompt: Tensor | None) -> Float[Tensor, "b o"]:
+    def forward(self, mel: Float[Tensor, "b m t"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
         maps = self.layers(mel.unsqueeze(1)).mean(3)
         return torch.cat([maps.mean(2), maps.amax(2)], dim=1)
 

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from polymnia.models.blocks import Block
-from polymnia.models.prompting import run_blocks
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, PictureConfig
 from polymnia.types import ImageSpec, UserError
 
@@ -38,9 +38,7 @@ class Tower(AbstractTower):
             self.depth, self.width = cfg.layers, cfg.width
         self.out = nn.Linear(self.body.out_dim, cfg.out_dim)
 
-    def forward(
-        self, x: UInt8[Tensor, "b c h w"], prompt: Float[Tensor, "b l p d"] | None = None
-    ) -> Float[Tensor, "b o"]:
+    def forward(self, x: UInt8[Tensor, "b c h w"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         if not self.depth:
             self.no_prompt(prompt)
         pixels = x.to(self.out.weight.dtype) / 127.5 - 1.0
@@ -61,7 +59,7 @@ class _Conv(nn.Module):
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten())
         self.out_dim = 9 * inside
 
-    def forward(self, x: Float[Tensor, "b c h w"], prompt: Tensor | None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b c h w"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
         return self.layers(x)
 
 
@@ -75,6 +73,6 @@ class _ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.norm, self.out_dim = nn.LayerNorm(cfg.width), cfg.width
 
-    def forward(self, x: Float[Tensor, "b c h w"], prompt: Tensor | None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Float[Tensor, "b c h w"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
         tokens = self.stem(x).flatten(2).transpose(1, 2) + self.positions
         return self.norm(run_blocks(self.blocks, tokens, prompt)).mean(1)

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from polymnia.models.blocks import Block
-from polymnia.models.prompting import run_blocks
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec
 
@@ -50,7 +50,7 @@ class Tower(AbstractTower):
     def _bucket(self, word: str) -> int:
         return FIRST + zlib.crc32(word.encode()) % (self.buckets - FIRST)
 
-    def forward(self, x: Int[Tensor, "b t"], prompt: Float[Tensor, "b l p w"] | None = None) -> Float[Tensor, "b o"]:
+    def forward(self, x: Int[Tensor, "b t"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         mask = x != PAD
         tokens = self.words(x) + self.positions[: x.shape[1]]
         tokens = self.norm(run_blocks(self.blocks, tokens, prompt, at=1, mask=mask))

@@ -10,7 +10,7 @@ from handmade import Fixed, batch, model, part, setup, shake, task
 
 from polymnia.continual.chain import Chain, sequential
 from polymnia.continual.method import embed_batch
-from polymnia.types import UserError
+from polymnia.types import Known, UserError
 
 PROMPTING = '''"""Adds a number to every feature."""
 
@@ -22,11 +22,13 @@ class Config(MethodConfig):
 
 
 class Method(AbstractMethod):
+    keeps_towers = True
+
     def __init__(self, cfg, setup):
         super().__init__()
         self.by = cfg.by
 
-    def features(self, model, modality, x):
+    def features(self, model, modality, x, known):
         return model.features(modality, x) + self.by
 '''
 
@@ -90,7 +92,7 @@ def test_one_method_may_change_the_features_for_all(lab: None) -> None:
     chain = Chain([part("lwf"), part("chain_lab_a.adder", by=2.0)], setup(m))
     assert chain.prompting
     for name, rows in x.inputs.items():
-        assert torch.equal(chain.features(m, name, rows), m.features(name, rows) + 2.0)
+        assert torch.equal(chain.features(m, name, rows, Known()), m.features(name, rows) + 2.0)
 
 
 def test_two_methods_that_change_the_features_are_refused_by_name(lab: None) -> None:

@@ -111,7 +111,7 @@ def test_a_random_crop_is_a_stretch_of_the_clip_and_stays_inside(tmp_path: Path)
     held = opened(tmp_path, item)
     starts = set()
     for n in range(200):
-        crop = held.train_raw(item, "audio", AugmentConfig(), rng(n))
+        crop = held.train_raw(item, "audio", AugmentConfig(), rng(n))[0]
         start = round(float(crop[0]) * 1000)
         assert crop.shape == (100,) and np.abs(crop - ramp(130)[start : start + 100]).max() < STEP
         starts.add(start)
@@ -124,7 +124,7 @@ def test_the_loudest_of_the_windows_that_random_would_compare_is_taken(tmp_path:
     item = sound(tmp_path, "a", x)
     held = opened(tmp_path, item)
     for n in range(50):
-        crop = held.train_raw(item, "audio", AugmentConfig(crop="loudest"), rng(n))
+        crop = held.train_raw(item, "audio", AugmentConfig(crop="loudest"), rng(n))[0]
         starts = crop_start(1000, 100, rng(n))  # the same draw: three windows
         assert len(starts) == 3
         energy = max(sum(x[s : s + 100] ** 2) for s in starts)
@@ -133,14 +133,14 @@ def test_the_loudest_of_the_windows_that_random_would_compare_is_taken(tmp_path:
 
 def test_without_chance_the_crop_is_centred_and_as_it_is(tmp_path: Path):
     item = sound(tmp_path, "a", ramp(301))
-    crop = opened(tmp_path, item).train_raw(item, "audio", AugmentConfig(gain_db=20), None)
+    crop = opened(tmp_path, item).train_raw(item, "audio", AugmentConfig(gain_db=20), None)[0]
     assert np.abs(crop - ramp(301)[100:200]).max() < STEP
 
 
 def test_a_short_clip_is_zero_padded_behind(tmp_path: Path):
     item = sound(tmp_path, "a", ramp(60) + 0.1)
     held = opened(tmp_path, item)
-    for crop in (held.train_raw(item, "audio", AugmentConfig(crop="loudest"), rng()), held.clip(item)):
+    for crop in (held.train_raw(item, "audio", AugmentConfig(crop="loudest"), rng())[0], held.clip(item)):
         assert crop.shape == (100,) and not crop[60:].any() and crop[:60].all()
 
 
@@ -148,9 +148,9 @@ def test_a_gain_is_drawn_within_its_decibels_and_clipped_to_full_scale(tmp_path:
     quiet, loud = sound(tmp_path, "quiet", np.full(100, 0.1)), sound(tmp_path, "loud", np.full(100, 0.9))
     held = opened(tmp_path, quiet, loud)
     cfg = AugmentConfig(gain_db=6)
-    db = [20 * np.log10(held.train_raw(quiet, "audio", cfg, rng(n))[0] / 0.1) for n in range(300)]
+    db = [20 * np.log10(held.train_raw(quiet, "audio", cfg, rng(n))[0][0] / 0.1) for n in range(300)]
     assert -6.01 < min(db) < -5.7 and 5.7 < max(db) < 6.01
-    assert max(held.train_raw(loud, "audio", cfg, rng(n)).max() for n in range(50)) == 1.0
+    assert max(held.train_raw(loud, "audio", cfg, rng(n))[0].max() for n in range(50)) == 1.0
 
 
 # --- clips for evaluation

@@ -244,7 +244,7 @@ def test_a_short_clip_among_many_leaves_their_batches_whole(tmp_path: Path) -> N
     shapes = []
     tower.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     collection = Collection.open(items, {"audio": tower.spec}, tmp_path / "cache")
-    run_tower(tower, tower, collection, items, "audio", 8)
+    run_tower(tower, lambda x, _: tower(x), collection, items, "audio", 8)
     assert shapes == [(1, 800), (8, 16000)]
 
 

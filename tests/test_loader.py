@@ -311,8 +311,8 @@ def test_a_short_clip_is_followed_by_silence_or_by_itself(
     soundfile.write(tmp_path / "short.wav", wave, RATE, subtype="FLOAT")
     item = Item("short", {"audio": AudioFile(tmp_path / "short.wav")}, "g")
     collection = Collection.open([item], {"audio": AudioSpec(RATE, 0.008)}, tmp_path / "cache")
-    zero = collection.train_raw(item, "audio", AugmentConfig(), np.random.default_rng(0))
-    tile = collection.train_raw(item, "audio", AugmentConfig(fill="tile"), np.random.default_rng(0))
+    zero = collection.train_raw(item, "audio", AugmentConfig(), np.random.default_rng(0))[0]
+    tile = collection.train_raw(item, "audio", AugmentConfig(fill="tile"), np.random.default_rng(0))[0]
     assert np.allclose(zero, [0.5, -0.25, 0.125, 0, 0, 0, 0, 0], atol=1e-4)
     assert np.allclose(tile, [0.5, -0.25, 0.125, 0.5, -0.25, 0.125, 0.5, -0.25], atol=1e-4)
     assert np.allclose(collection.clip(item), zero)  # evaluation is never tiled

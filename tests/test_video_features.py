@@ -70,7 +70,7 @@ def by_hand(tower: Counting, path: Path, chosen: list[int]) -> Tensor:
 def test_the_feature_of_a_video_is_the_mean_over_its_frames_before_any_norm(sources, tmp_path: Path):
     tower = Counting(fps=5.0)
     items = as_items(*sources)
-    rows = run_tower(tower, tower, opened(items, tower, tmp_path), items, "image", batch=7)
+    rows = run_tower(tower, lambda x, _: tower(x), opened(items, tower, tmp_path), items, "image", batch=7)
     assert tower.shown == [7, 7, 7, 7, 7, 7, 3]  # four of ten frames and one of five, in full batches
     for row, source in zip(rows, sources, strict=True):
         wanted = by_hand(tower, source.path, list(range(1, 20, 2)) if source.start == 0 else [6, 8, 10, 12, 14])
@@ -83,7 +83,7 @@ def test_pictures_and_videos_stand_in_the_order_of_the_items(sources, tmp_path: 
     Image.new("L", (8, 8), 60).save(tmp_path / "still.png")
     tower = Counting(fps=2.0)
     items = as_items(sources[1], ImageFile(tmp_path / "still.png"), sources[4])
-    rows = run_tower(tower, tower, opened(items, tower, tmp_path), items, "image", batch=64)
+    rows = run_tower(tower, lambda x, _: tower(x), opened(items, tower, tmp_path), items, "image", batch=64)
     torch.testing.assert_close(rows[0], by_hand(tower, sources[1].path, [5, 15]))
     with torch.no_grad():
         torch.testing.assert_close(rows[1], tower(torch.full((1, 1, 8, 8), 60, dtype=torch.uint8))[0])
@@ -101,7 +101,7 @@ def test_means_are_kept_as_float16_and_never_computed_again(sources, tmp_path: P
     first = frozen_vectors(tower, items, "image", collection, folder)
     kept = {tuple(x.shape): x.dtype for x in (load_file(p)["features"] for p in folder.glob("*.safetensors"))}
     assert kept == {(5, 6): np.float16, (1, 6): np.float32}
-    exact = run_tower(tower, tower, collection, items, "image", 64).numpy()
+    exact = run_tower(tower, lambda x, _: tower(x), collection, items, "image", 64).numpy()
     assert first.values.dtype == np.float32
     for item, row in zip(items, exact, strict=True):
         (at,) = first.rows[item.id]
@@ -218,7 +218,7 @@ def test_a_video_that_vanishes_is_named(sources, tmp_path: Path):
     collection = opened(items, tower, tmp_path)
     sources[2].path.rename(tmp_path / "away.mp4")
     with pytest.raises(MediaError, match="2.mp4: No such file"):
-        run_tower(tower, tower, collection, items, "image", 64)
+        run_tower(tower, lambda x, _: tower(x), collection, items, "image", 64)
 
 
 # --- evaluation
@@ -231,7 +231,7 @@ def test_evaluation_embeds_videos_by_the_same_rule_with_a_cache_or_without(sourc
     embed = Embedder(model, Chain([], Setup(model, lambda *_: {}, 1, 0)), collection, {"image": tower}, batch=4)
     plain = embed(items, "image").vectors
     with torch.no_grad():
-        features = run_tower(tower, tower, collection, items, "image", 64)
+        features = run_tower(tower, lambda x, _: tower(x), collection, items, "image", 64)
         assert torch.allclose(plain, normalize(model.heads["image"].eval()(features), dim=-1), atol=1e-5)
     collection.use_vectors("image", frozen_vectors(tower, items, "image", collection, tmp_path / "features"))
     tower.shown.clear()

@@ -153,10 +153,24 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of the rows of an input beside the input itself.
+
+    ``task``: the number of each row's task (from 1; 0: unknown). It is always there in training; under ``.eval()``
+    only an oracle may look at it. ``query``: what the tower says of each row without prompts, whole and unaugmented,
+    where that was computed before.
+    """
+
+    task: Int[Tensor, " b"] | None = None
+    query: Float[Tensor, "b o"] | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of one training step. A row may lack a modality: ``rows[m]`` says which rows ``inputs[m]`` holds.
 
     ``pad`` fills up shorter rows where batches are joined, for modalities where that is not 0 (``TextSpec.pad_id``).
+    ``queries[m]``: of each row of ``inputs[m]``, the features of the tower without prompts (see ``Known``).
     """
 
     inputs: Mapping[Modality, Shaped[Tensor, "_ ..."]]
@@ -165,9 +179,14 @@ class Batch:
     task: Int[Tensor, " b"]
     labels: Float[Tensor, "b c"] | None = None
     pad: Mapping[Modality, int] = field(default_factory=dict)
+    queries: Mapping[Modality, Float[Tensor, "_ _"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.group)
+
+    def known(self, modality: Modality) -> Known:
+        """What is known of the rows of ``inputs[modality]``."""
+        return Known(self.task[self.rows[modality]], self.queries.get(modality))
 
     def to(self, device: torch.device | str) -> Batch:
         def move(t: Tensor) -> Tensor:
@@ -180,6 +199,7 @@ class Batch:
             move(self.task),
             None if self.labels is None else move(self.labels),
             self.pad,
+            {m: move(q) for m, q in self.queries.items()},
         )
 
     def cat(self, other: Batch) -> Batch:
@@ -194,7 +214,17 @@ class Batch:
                 inputs[m] = torch.cat(fit([x for x, _ in own + its], pad.get(m, 0)))
                 rows[m] = torch.cat([r for _, r in own + its])
         group, task = torch.cat([self.group, other.group]), torch.cat([self.task, other.task])
-        return Batch(inputs, rows, group, task, pad=pad)
+        return Batch(inputs, rows, group, task, pad=pad, queries=_joined(self, other))
+
+
+def _joined(one: Batch, other: Batch) -> dict[Modality, Float[Tensor, "_ _"]]:
+    """Queries of both, for the modalities where all rows have them."""
+    joined: dict[Modality, Tensor] = {}
+    for m in (*one.queries, *(m for m in other.queries if m not in one.queries)):
+        parts = [b for b in (one, other) if m in b.inputs]
+        if all(m in b.queries for b in parts):
+            joined[m] = torch.cat([b.queries[m] for b in parts])
+    return joined
 
 
 def fit(tensors: Sequence[Shaped[Tensor, "_ ..."]], pad: int = 0) -> list[Tensor]:

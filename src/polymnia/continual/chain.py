@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from polymnia.config import Part
-from polymnia.continual.method import AbstractMethod, Balance, Setup
+from polymnia.continual.method import AbstractMethod, Balance, Setup, embed_batch
 from polymnia.models.model import Model
-from polymnia.types import Batch, Batches, Modality, Outputs, Task, Terms, UserError
+from polymnia.types import Batch, Batches, Known, Modality, Outputs, Task, Terms, UserError
 
 
 class Chain(AbstractMethod):
@@ -25,16 +26,29 @@ class Chain(AbstractMethod):
         self.balances: dict[str, Balance] = {
             n: p.config.balance for n, p in zip(names, parts, strict=True) if p.config.balance is not None
         }
-        self.methods = nn.ModuleList(p.module.Method(p.config, setup) for p in parts)
-        prompting = [n for n, m in zip(names, self._all, strict=True) if _overrides_features(m)]
+        prompting = [i for i, p in enumerate(parts) if prompts(p)]
         if len(prompting) > 1:
-            raise UserError(f"method: {' and '.join(prompting)} both change the features; a chain may hold one such")
-        self._prompting = names.index(prompting[0]) if prompting else None
+            both = " and ".join(names[i] for i in prompting)
+            raise UserError(f"method: {both} both change the features; a chain may hold one such")
+        self._prompting = prompting[0] if prompting else None
+        setup = replace(setup, embed=lambda model, batch: embed_batch(self, model, batch))
+        built: dict[int, AbstractMethod] = {}
+        for i in sorted(range(len(parts)), key=lambda i: i not in prompting):  # others may copy what prompts
+            built[i] = parts[i].module.Method(parts[i].config, setup)
+            if i in prompting:
+                setup = replace(setup, prompts=built[i])
+        self.methods = nn.ModuleList(built[i] for i in range(len(parts)))
+        self.asks = any(m.asks for m in self._all)
 
     @property
     def prompting(self) -> bool:
         """Whether a method of the chain changes the features, so that an encoder needs the method too."""
         return self._prompting is not None
+
+    @property
+    def prompter(self) -> AbstractMethod | None:
+        """The method that changes the features."""
+        return None if self._prompting is None else self._all[self._prompting]
 
     @property
     def _all(self) -> list[AbstractMethod]:
@@ -51,10 +65,12 @@ class Chain(AbstractMethod):
             batch = method.mix(batch)
         return batch
 
-    def features(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b o"]:
+    def features(
+        self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known
+    ) -> Float[Tensor, "b o"]:
         if self._prompting is None:
             return model.features(modality, x)
-        return self._all[self._prompting].features(model, modality, x)
+        return self._all[self._prompting].features(model, modality, x, known)
 
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         terms: Terms = {}
@@ -76,8 +92,14 @@ class Chain(AbstractMethod):
             method.end_task(model, task, batches)
 
 
-def _overrides_features(method: AbstractMethod) -> bool:
-    return type(method).features is not AbstractMethod.features
+def prompts(part: Part) -> bool:
+    """Whether a method changes the features, so that an encoder needs it too."""
+    return part.module.Method.features is not AbstractMethod.features
+
+
+def keeps_towers(parts: Sequence[Part]) -> bool:
+    """Whether no tower ever trains under the chain."""
+    return any(p.module.Method.keeps_towers for p in parts)
 
 
 def sequential(parts: Sequence[Part]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from polymnia.config import Frozen
 from polymnia.models.model import Model
-from polymnia.types import Batch, Batches, Modality, Outputs, Task, Terms
+from polymnia.types import Batch, Batches, Known, Modality, Outputs, Task, Terms
 
 
 class Balance(Frozen):
@@ -35,24 +35,41 @@ class MethodConfig(Frozen):
     balance: Balance | None = None
 
 
+def embed_plainly(model: Model, batch: Batch) -> Outputs:
+    """Features and unit-norm embeddings of a batch from the towers as they are, without prompts."""
+    features = {m: model.features(m, x) for m, x in batch.inputs.items()}
+    return Outputs(features, {m: model.project(m, h) for m, h in features.items()})
+
+
 @dataclass(frozen=True)
 class Setup:
-    """What a method may know when it is built: state is sized here and never grows."""
+    """What a method may know when it is built: state is sized here and never grows.
+
+    ``names``: of the tasks, in order. ``embed``: a batch as the loop embeds it, prompts included. ``prompts``: the
+    method of the chain that prompts the towers, which is built before the others.
+    """
 
     model: Model
     objective: Callable[[Model, Batch, Outputs], Terms]
     tasks: int
     seed: int
+    names: tuple[str, ...] = ()
+    embed: Callable[[Model, Batch], Outputs] = embed_plainly
+    prompts: AbstractMethod | None = None
 
 
 class AbstractMethod(nn.Module):
     """Terms of a loss and rules about what trains.
 
     ``share`` weighs the objective's own terms (1 - lambda in Eq. 2 of the audio paper). ``facts`` are numbers for the
-    log, set in ``loss``. ``sequential`` is False for a method that sees all tasks at once.
+    log, set in ``loss``. ``sequential`` is False for a method that sees all tasks at once. ``keeps_towers``: no tower
+    ever trains, so that their weights need not be saved; ``asks``: ``features`` looks at ``Known.query``, so that it
+    is computed once for every item.
     """
 
     sequential: ClassVar[bool] = True
+    keeps_towers: ClassVar[bool] = False
+    asks: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +83,9 @@ class AbstractMethod(nn.Module):
         """Rehearsal rows in."""
         return batch
 
-    def features(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b o"]:
+    def features(
+        self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known
+    ) -> Float[Tensor, "b o"]:
         """Tower features; prompts enter here, and under ``.eval()`` the task is chosen here."""
         return model.features(modality, x)
 
@@ -83,7 +102,7 @@ class AbstractMethod(nn.Module):
 
 def embed_batch(method: AbstractMethod, model: Model, batch: Batch) -> Outputs:
     """Features and unit-norm embeddings of a batch, as the loop computes them."""
-    features = {m: method.features(model, m, x) for m, x in batch.inputs.items()}
+    features = {m: method.features(model, m, x, batch.known(m)) for m, x in batch.inputs.items()}
     return Outputs(features, {m: model.project(m, h) for m, h in features.items()})
 
 

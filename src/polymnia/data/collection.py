@@ -38,7 +38,8 @@ class Vectors:
 
 @dataclass
 class Collection:
-    """``failed``: why an item cannot be used, by id."""
+    """``vectors``: modalities that are read as cached features; ``queries``: what towers without prompts say of each
+    item; ``failed``: why an item cannot be used, by id."""
 
     specs: Mapping[Modality, Spec]
     audio: AudioStore | None = None
@@ -47,6 +48,7 @@ class Collection:
     failed: dict[str, str] = field(default_factory=dict)
     _audio_at: dict[str, int] = field(default_factory=dict)
     _image_at: dict[str, int] = field(default_factory=dict)
+    queries: dict[Modality, Vectors] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -93,24 +95,24 @@ class Collection:
 
     def train_raw(
         self, item: Item, m: Modality, cfg: AugmentConfig, rng: np.random.Generator | None, caption: int | None = None
-    ) -> Any:
-        """What a training row holds of an item: a crop, caption, picture or vector; unaugmented without ``rng``.
+    ) -> tuple[Any, int]:
+        """What a training row holds of an item: a crop, caption, picture or vector; unaugmented without ``rng``. And
+        which of its captions, or other rows of vectors, that is.
 
         ``caption``: which of the item's captions; drawn if None.
         """
-        if m == "text" and caption is not None:
-            known = self.vectors.get(m)
-            return self.captions(item)[caption] if known is None else known.values[known.rows[item.id][caption]]
         if m in self.vectors:
             rows = self.vectors[m].rows[item.id]
-            return self.vectors[m].values[rows[0 if rng is None else int(rng.integers(len(rows)))]]
+            at = caption if m == "text" and caption is not None else _drawn(len(rows), rng)
+            return self.vectors[m].values[rows[at]], at
         if m == "text":
             texts = self.captions(item)
-            return texts[0 if rng is None else int(rng.integers(len(texts)))]
+            at = _drawn(len(texts), rng) if caption is None else caption
+            return texts[at], at
         if m == "image":
             refuse_averaged([item], self.specs["image"])
-            return self.picture(item)
-        return self._crop(item, cfg, rng)
+            return self.picture(item), 0
+        return self._crop(item, cfg, rng), 0
 
     def captions(self, item: Item) -> tuple[str, ...]:
         source = item.sources.get("text")
@@ -157,6 +159,10 @@ class Collection:
         if self.audio is None or item.id not in self._audio_at or not isinstance(spec, AudioSpec):
             raise UserError(f"item '{item.id}' has no sound here")
         return self.audio, self._audio_at[item.id], spec
+
+
+def _drawn(count: int, rng: np.random.Generator | None) -> int:
+    return 0 if rng is None else int(rng.integers(count))
 
 
 def _padded(wave: np.ndarray, samples: int) -> np.ndarray:

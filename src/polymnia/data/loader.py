@@ -96,15 +96,19 @@ class Loader:
         ]
         inputs: dict[Modality, Tensor] = {}
         rows: dict[Modality, Tensor] = {}
+        queries: dict[Modality, Tensor] = {}
         for m in self.modalities:
             have = [n for n, item in enumerate(items) if m in item.sources]
             if have:
                 raw = [self.collection.train_raw(items[n], m, self.augment, rngs[n], units[n][1]) for n in have]
-                inputs[m] = self.prepare[m](raw)
+                inputs[m] = self.prepare[m]([x for x, _ in raw])
                 rows[m] = torch.tensor(have)
+                if (asked := self.collection.queries.get(m)) is not None:
+                    at = [asked.rows[items[n].id][place] for n, (_, place) in zip(have, raw, strict=True)]
+                    queries[m] = torch.from_numpy(asked.values[at])
         group = torch.tensor([group_number(i.group) for i in items])
         task = torch.full((len(items),), self.task.index)
-        return Batch(inputs, rows, group, task, self._labels(items), self._pad())
+        return Batch(inputs, rows, group, task, self._labels(items), self._pad(), queries)
 
     def _pad(self) -> dict[Modality, int]:
         ids = {m: s for m, s in self.collection.specs.items() if m not in self.collection.vectors}

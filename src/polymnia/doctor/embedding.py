@@ -16,7 +16,7 @@ from polymnia.doctor.timing import Cost
 from polymnia.recipe import Recipe
 from polymnia.runs import assemble
 from polymnia.runs.curriculum import splits_read
-from polymnia.types import AudioFile, AudioSpec, Captions, Item, Modality, Source, Spec, Split, Task
+from polymnia.types import AudioFile, AudioSpec, Captions, Item, Known, Modality, Source, Spec, Split, Task
 
 BATCH = 64  # of the embedder
 
@@ -55,7 +55,7 @@ def forwards(learner: Learner) -> dict[Modality, Cost]:
     model.eval(), method.eval()
 
     def cost(m: Modality) -> Cost:
-        return timing.forward(model.tower(m), lambda x: method.features(model, m, x), BATCH)
+        return timing.forward(model.tower(m), lambda x: method.features(model, m, x, Known()), BATCH)
 
     return {m: cost(m) for m in model.modalities if m in model.learn}
 

@@ -70,7 +70,8 @@ def learn(recipe: Recipe, data: Data) -> Learner:
     tasks = data.curriculum.tasks
     pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
     cached = {m for m, part in recipe.towers.items() if part.config.frozen}
-    model, method, objective = assemble.build_learner(recipe, shown(data, cached), pairs, len(tasks))
+    names = tuple(t.name for t, _ in tasks)
+    model, method, objective = assemble.build_learner(recipe, shown(data, cached), pairs, names)
     known: dict[Any, Cost] = {}
     found = [
         _learned(recipe, lesson, model, method, cached, data, known)
@@ -95,7 +96,12 @@ def learn_stages(recipe: Recipe, data: Data) -> list[Learned]:
 
 def shown(data: Data, cached: set[Modality]) -> dict[Modality, Any]:
     """The towers as the loop sees them: frozen ones are read from a cache."""
-    return {m: Tower(Config(modality=m, dim=t.out_dim)) if m in cached else t for m, t in data.towers.items()}
+    halves = {m: t.split() for m, t in data.towers.items() if m not in cached}
+    behind = {m: h[1] for m, h in halves.items() if h is not None}  # a frozen front is read from a cache, too
+    return {
+        m: Tower(Config(modality=m, dim=t.out_dim)) if m in cached else behind.get(m, t)
+        for m, t in data.towers.items()
+    }
 
 
 def _learned(

@@ -39,9 +39,16 @@ def signature(module: nn.Module) -> str:
 
 
 def frozen_vectors(
-    tower: AbstractTower, items: Sequence[Item], modality: Modality, collection: Collection, folder: Path
+    tower: AbstractTower,
+    items: Sequence[Item],
+    modality: Modality,
+    collection: Collection,
+    folder: Path,
+    whole: AbstractTower | None = None,
 ) -> Vectors:
     """Features of every item that has the modality, from ``folder`` or computed now (safe for two processes).
+
+    ``whole``: the tower that this one is the second half of (see ``AbstractTower.split``).
 
     They are kept in parts of about ``ITEMS`` items or ``VIDEOS`` videos, each as soon as it is computed: a run that
     was killed goes on behind the last whole part. Means over the frames of a video are kept as float16, all else as
@@ -51,7 +58,7 @@ def frozen_vectors(
     moving = [i for i in have if averaged(i.sources[modality], tower.spec)]
     still = [i for i in have if not averaged(i.sources[modality], tower.spec)]
     parts = [*_parts(still, ITEMS), *_parts(moving, VIDEOS)]
-    encoder = f"2 {signature(tower)} {tower.spec}"
+    encoder = f"2 {signature(whole or tower)} {(whole or tower).spec}"
     paths = [folder / f"{_digest(encoder, part, modality)}.safetensors" for part in parts]
     folder.mkdir(parents=True, exist_ok=True)
     if not all(path.exists() for path in paths):
@@ -59,7 +66,7 @@ def frozen_vectors(
             tower.eval()
             for part, path in zip(parts, paths, strict=True):
                 if not path.exists():
-                    values = run_tower(tower, tower, collection, part, modality, 64).numpy()
+                    values = run_tower(tower, lambda x, _: tower(x), collection, part, modality, 64).numpy()
                     dtype = np.float16 if averaged(part[0].sources[modality], tower.spec) else np.float32
                     _save(values.astype(dtype), path)
     values = [load_file(path)["features"].astype(np.float32) for path in paths]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from polymnia.continual.method import AbstractMethod
-from polymnia.data.collection import Collection
+from polymnia.data.collection import Collection, Vectors
 from polymnia.data.video import averaged
 from polymnia.embed.frames import mean_over_frames
 from polymnia.models.model import Model
 from polymnia.models.tower import AbstractTower
-from polymnia.types import AudioSpec, Captions, Item, Modality, Table, UserError, What
+from polymnia.types import AudioSpec, Captions, Item, Known, Modality, Table, UserError, What
 
+Units = Sequence[tuple[Item, int]]  # an item, and which of its captions
+Forward = Callable[[Tensor, Units | None], Tensor]
 LONG = 8  # a batch of long clips holds at most as many samples as `batch` clips of LONG training crops
 
 
@@ -23,7 +26,8 @@ class Embedder:
     """The function ``embed(items, modality, what)`` over a model as it is now.
 
     ``raw`` are the true towers behind cached ones. ``head``: use the heads stored after that task number instead of
-    the current ones. Features are computed once for the same items, whatever head or evaluator asks.
+    the current ones. ``tasks``: the number of an item's task, for an oracle. Features are computed once for the same
+    items, whatever head or evaluator asks.
     """
 
     def __init__(
@@ -34,15 +38,16 @@ class Embedder:
         raw: Mapping[Modality, AbstractTower],
         batch: int = 64,
         encoder: str = "",
+        tasks: Mapping[str, int] | None = None,
     ):
         self.model, self.method, self.collection, self.raw = model, method, collection, raw
-        self.batch, self.encoder = batch, encoder
+        self.batch, self.encoder, self.tasks = batch, encoder, tasks or {}
         self.head: int | None = None
         self._memo: dict[tuple[Modality, str], Tensor] = {}  # features of one item, a row a caption
 
     def with_head(self, head: int | None) -> Embedder:
         """The same embedder, sharing its features, with other heads."""
-        other = Embedder(self.model, self.method, self.collection, self.raw, self.batch, self.encoder)
+        other = Embedder(self.model, self.method, self.collection, self.raw, self.batch, self.encoder, self.tasks)
         other.head, other._memo = head, self._memo
         return other
 
@@ -79,24 +84,46 @@ class Embedder:
         return torch.cat([self._memo[modality, i.id] for i in items])
 
     def _compute(self, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n o"]:
-        cached = self.collection.vectors.get(modality)
-        if cached is None:
-            tower = self.model.tower(modality)
+        cached, collection = self.collection.vectors.get(modality), self.collection
+        halves = self.raw[modality].split() if modality in self.raw else None
+        whole = cached is not None and all(i.id in cached.rows for i in items)
+        if cached is not None and halves is None:
+            if whole:
+                return torch.from_numpy(cached.values[[r for i in items for r in cached.rows[i.id]]])
+            tower = self.raw[modality]  # texts made on the fly, such as class names
+            return run_tower(tower, _plain(tower), replace(collection, vectors={}), items, modality, self.batch)
+        if cached is not None and halves is not None and not whole:
+            collection = replace(collection, vectors={modality: self._fronted(halves[0], items, modality)})
 
-            def forward(x: Tensor) -> Tensor:
-                return self.method.features(self.model, modality, x)
+        def forward(x: Tensor, units: Units | None) -> Tensor:
+            return self.method.features(self.model, modality, x, self._known(modality, units, x.device))
 
-            return run_tower(tower, forward, self.collection, items, modality, self.batch)
-        known = [i for i in items if i.id in cached.rows]
-        if len(known) == len(items):
-            return torch.from_numpy(cached.values[[r for i in items for r in cached.rows[i.id]]])
-        tower = self.raw[modality]  # texts made on the fly, such as class names
-        return run_tower(tower, tower, self.collection, items, modality, self.batch)
+        return run_tower(self.model.tower(modality), forward, collection, items, modality, self.batch)
+
+    def _fronted(self, front: AbstractTower, items: Sequence[Item], modality: Modality) -> Vectors:
+        """What a tower's frozen front gives of items that were not there before."""
+        plain = replace(self.collection, vectors={})
+        values = run_tower(front, _plain(front), plain, items, modality, self.batch).numpy()
+        return Vectors({item.id: (n,) for n, item in enumerate(items)}, values)
+
+    def _known(self, modality: Modality, units: Units | None, device: torch.device) -> Known:
+        if units is None:  # frames of a video
+            return Known()
+        asked = self.collection.queries.get(modality)
+        task = torch.tensor([self.tasks.get(item.id, 0) for item, _ in units], device=device)
+        if asked is None or any(item.id not in asked.rows for item, _ in units):
+            return Known(task)
+        at = [asked.rows[item.id][n] for item, n in units]
+        return Known(task, torch.from_numpy(asked.values[at]).to(device))
+
+
+def _plain(tower: AbstractTower) -> Forward:
+    return lambda x, _: tower(x)
 
 
 def run_tower(
     tower: AbstractTower,
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     collection: Collection,
     items: Sequence[Item],
     modality: Modality,
@@ -104,6 +131,7 @@ def run_tower(
 ) -> Float[Tensor, "n o"]:
     """Features of items: whole clips in batches of equal length, captions in batches of like length.
 
+    ``forward`` is given a batch and what its rows are: items, and which of their captions (None: frames of videos).
     Of a video, where the tower's spec says so, the mean of the features of its frames.
     """
     units = [(i, n) for i in items for n in range(_rows(i, modality))]
@@ -119,7 +147,7 @@ def run_tower(
 
 def _computed(
     tower: AbstractTower,
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     collection: Collection,
     units: list[tuple[Item, int]],
     m: Modality,
@@ -128,15 +156,16 @@ def _computed(
     """Features, batch by batch, and the positions of their units."""
     device = _device(tower)
 
-    def encode(raw: Sequence[object]) -> Tensor:
-        return forward(tower.prepare(raw).to(device)).float().cpu()
+    def encode(raw: Sequence[object], of: Units | None = None) -> Tensor:
+        return forward(tower.prepare(raw).to(device), of).float().cpu()
 
     videos = {u: i.sources[m] for u, (i, _) in enumerate(units) if averaged(i.sources[m], tower.spec)}
     if videos:
         yield list(videos), mean_over_frames(encode, list(videos.values()), tower.spec, batch)  # type: ignore[arg-type]
     still = [u for u in range(len(units)) if u not in videos]
     for chosen in _batches([units[u] for u in still], collection, m, batch):
-        yield [still[c] for c in chosen], encode([_raw(collection, *units[still[c]], m) for c in chosen])
+        of = [units[still[c]] for c in chosen]
+        yield [still[c] for c in chosen], encode([_raw(collection, *unit, m) for unit in of], of)
 
 
 def _rows(item: Item, modality: Modality) -> int:
@@ -145,6 +174,8 @@ def _rows(item: Item, modality: Modality) -> int:
 
 
 def _raw(collection: Collection, item: Item, n: int, modality: Modality) -> object:
+    if modality in collection.vectors:
+        return collection.vectors[modality].values[collection.vectors[modality].rows[item.id][n]]
     if modality == "text":
         return collection.captions(item)[n]
     return collection.clip(item) if modality == "audio" else collection.picture(item)
@@ -152,9 +183,10 @@ def _raw(collection: Collection, item: Item, n: int, modality: Modality) -> obje
 
 def _batches(units: list[tuple[Item, int]], collection: Collection, m: Modality, batch: int) -> Iterator[list[int]]:
     """Positions of units, batch by batch: equal lengths for audio (padding would change a clip's vector)."""
-    if m == "image":
+    waves = m == "audio" and m not in collection.vectors
+    if m == "image" or m in collection.vectors:
         sizes = [0] * len(units)
-    elif m == "audio":
+    elif waves:
         sizes = [collection.clip_length(item) for item, _ in units]
     else:
         sizes = [len(collection.captions(item)[n]) for item, n in units]
@@ -164,9 +196,9 @@ def _batches(units: list[tuple[Item, int]], collection: Collection, m: Modality,
     start = 0
     while start < len(order):
         size = sizes[order[start]]
-        room = batch if m != "audio" else max(1, min(batch, LONG * batch * crop // size))
+        room = max(1, min(batch, LONG * batch * crop // size)) if waves else batch
         stop = start
-        while stop < len(order) and stop - start < room and (m != "audio" or sizes[order[stop]] == size):
+        while stop < len(order) and stop - start < room and (not waves or sizes[order[stop]] == size):
             stop += 1
         yield order[start:stop]
         start = stop

@@ -32,9 +32,9 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.cfg, self.seed = cfg, setup.seed
-        self.teacher = Snapshot(setup.model)
+        self.teacher = Snapshot(setup)
         dim = setup.model.dim
-        learned = {m: setup.model.tower(m).out_dim for m in self.teacher.towers}
+        learned = {m: setup.model.tower(m).out_dim for m in self.teacher.moving}
         self.first_predictors = nn.ModuleDict({m: _predictor(cfg, dim, out) for m, out in learned.items()})
         self.predictors = nn.ModuleDict({m: _predictor(cfg, dim, dim) for m in learned})
         self.task = 0

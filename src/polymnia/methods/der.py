@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from polymnia.continual.memory import Memory
-from polymnia.continual.method import AbstractMethod, MethodConfig, Setup, embed_batch
+from polymnia.continual.method import AbstractMethod, MethodConfig, Setup
 from polymnia.models.model import Model
 from polymnia.types import Batch, Batches, Modality, Outputs, Task, Terms
 
@@ -28,6 +28,7 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.cfg = cfg
+        self._embed = setup.embed
         self.memory = Memory(setup.model, cfg.budget, setup.seed, setup.model.dim, setup.tasks)
         self._slots: Tensor | None = None
         self._first = 0  # number of the first rehearsed row in the mixed batch
@@ -53,7 +54,7 @@ class Method(AbstractMethod):
         kept: dict[Modality, list[Tensor]] = {m: [] for m in model.learn}
         with torch.no_grad():
             for batch in batches:
-                out = embed_batch(self, model, batch)
+                out = self._embed(model, batch)
                 for m, embeddings in kept.items():
                     embeddings.append(out.embeddings.get(m, torch.empty(0)).cpu())
         self.memory.add_task(batches, kept)

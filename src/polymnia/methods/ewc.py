@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
-from polymnia.continual.method import AbstractMethod, MethodConfig, Setup, embed_batch
+from polymnia.continual.method import AbstractMethod, MethodConfig, Setup
 from polymnia.models.model import Model
 from polymnia.types import Batch, Batches, Outputs, Task, Terms
 
@@ -23,22 +23,30 @@ class Config(MethodConfig):
 
 
 class Method(AbstractMethod):
-    """Importance of every tower parameter that may train; heads are free (their old copies are stored)."""
+    """Importance of every tower parameter that may train, or of the prompts that stand in for them; heads are free
+    (their old copies are stored)."""
 
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
-        self.cfg, self.objective = cfg, setup.objective
-        self.names = [n for n, p in setup.model.towers.named_parameters() if n.split(".")[0] in setup.model.learn]
-        parameters = dict(setup.model.towers.named_parameters())
+        self.cfg, self.objective, self._embed = cfg, setup.objective, setup.embed
+        self._prompts = (setup.prompts,)  # in a tuple: no part of the state
+        parameters = self._held(setup.model)
+        self.names = list(parameters)
         self.importance = nn.ParameterList(torch.zeros_like(parameters[n]) for n in self.names)
         self.anchor = nn.ParameterList(parameters[n].detach().clone() for n in self.names)
         self.requires_grad_(False)
         self.register_buffer("finished", torch.zeros((), dtype=torch.long))
 
+    def _held(self, model: Model) -> dict[str, nn.Parameter]:
+        (prompts,) = self._prompts
+        if prompts is not None:
+            return dict(prompts.named_parameters())
+        return {n: p for n, p in model.towers.named_parameters() if n.split(".")[0] in model.learn}
+
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         if not int(self.finished):
             return {}
-        parameters = dict(model.towers.named_parameters())
+        parameters = self._held(model)
         penalty = sum(
             (f * (parameters[n] - a).square()).sum()
             for n, f, a in zip(self.names, self.importance, self.anchor, strict=True)
@@ -46,14 +54,14 @@ class Method(AbstractMethod):
         return {"": 0.5 * self.cfg.weight * penalty}
 
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
-        parameters = dict(model.towers.named_parameters())
+        parameters = self._held(model)
         trained = [(n, f) for n, f in zip(self.names, self.importance, strict=True) if parameters[n].requires_grad]
         sums = [torch.zeros_like(f) for _, f in trained]
         count = 0
         for number, batch in enumerate(batches):
             if number == self.cfg.batches:
                 break
-            terms = self.objective(model, batch, embed_batch(self, model, batch))
+            terms = self.objective(model, batch, self._embed(model, batch))
             grads = torch.autograd.grad(sum(terms.values()), [parameters[n] for n, _ in trained], allow_unused=True)
             for total, grad in zip(sums, grads, strict=True):
                 total += 0 if grad is None else grad.square()

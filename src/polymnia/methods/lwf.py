@@ -27,7 +27,7 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.cfg = cfg
-        self.teacher = Snapshot(setup.model)
+        self.teacher = Snapshot(setup)
         self.task = 0
 
     def begin_task(self, model: Model, task: Task) -> None:
@@ -44,7 +44,7 @@ class Method(AbstractMethod):
             if self.task > 1:
                 student, teacher = self.teacher.head(m, h), self.teacher.head(m, old)
             elif self.cfg.g0 == "classifier":
-                tower = self.teacher.towers[m]
+                tower = self.teacher.towers[m] if m in self.teacher.towers else model.tower(m)
                 student, teacher = tower.classify(h), tower.classify(old)
             terms[m] = self.cfg.term(student, teacher)
         return terms

@@ -48,7 +48,7 @@ class Method(AbstractMethod):
     def __init__(self, cfg: Config, setup: Setup):
         super().__init__()
         self.cfg = cfg
-        self.teacher = Snapshot(setup.model)
+        self.teacher = Snapshot(setup)
         self.task = 0
 
     def begin_task(self, model: Model, task: Task) -> None:
@@ -89,9 +89,9 @@ class Method(AbstractMethod):
     @torch.no_grad()
     def _old(self, model: Model, m: Modality, batch: Batch, out: Outputs) -> Float[Tensor, "n d"]:
         """The old model's embedding; for a tower that never trains that is the current one."""
-        if m not in self.teacher.towers:
+        if m not in self.teacher.moving:
             return out.embeddings[m].detach()
-        h = self.teacher.features(m, batch.inputs[m])
+        h = self.teacher.features(m, batch.inputs[m], batch.known(m))
         if self.task > 1 or self.cfg.teacher_proj == "init_copy":
             return F.normalize(self.teacher.head(m, h), dim=-1)
         head = model.heads[m]

@@ -94,6 +94,16 @@ class AbstractTower(nn.Module):
         """Features over time, for towers of sound that have them: rows, and the centre of each in seconds."""
         raise UserError(f"the {self.modality} tower {type(self).__module__} has no features over time")
 
+    def tokens(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b t o"]:
+        """What another tower may stack blocks on: the features over time, or the whole last map, a token a place."""
+        return self.frames(x)[0]
+
+    def split(self) -> tuple[AbstractTower, AbstractTower] | None:
+        """For a tower that stands on a frozen one: that front, and the rest of it, sharing its weights. The rest eats
+        what the front gives (a ``VectorSpec``), so that this is computed once for every item. None for all others.
+        """
+        return None
+
     def no_prompt(self, prompt: Prompt | None) -> None:
         """For towers of depth 0: refuse prompts."""
         if prompt is not None:

@@ -47,14 +47,21 @@ def build_towers(recipe: Recipe) -> dict[Modality, AbstractTower]:
 
 def _settings(part: Part) -> str:
     """What decides a tower's features beside its weights; where its files lie and whether it trains do not."""
+    return json.dumps(_telling(part), sort_keys=True)
+
+
+def _telling(part: Part) -> dict[str, object]:
     aside = {"frozen", *(k for k, v in part.config if isinstance(v, Path))}
-    return json.dumps({k: v for k, v in part.dump().items() if k not in aside}, sort_keys=True)
+    inner = {k: _telling(v) for k, v in part.config if isinstance(v, Part)}
+    return {k: v for k, v in part.dump().items() if k not in aside} | inner
 
 
 def rooted(config: Frozen, root: Path) -> Frozen:
     """A config whose relative paths are taken against the recipe's ``data``."""
-    paths = {k: root / v for k, v in config if isinstance(v, Path) and not v.is_absolute()}
-    return config.model_copy(update=paths) if paths else config
+    changes: dict[str, object] = {k: root / v for k, v in config if isinstance(v, Path) and not v.is_absolute()}
+    parts = {k: v for k, v in config if isinstance(v, Part)}
+    changes |= {k: v.model_copy(update={"config": rooted(v.config, root)}) for k, v in parts.items()}
+    return config.model_copy(update=changes) if changes else config
 
 
 def cached_towers(
@@ -64,28 +71,49 @@ def cached_towers(
     collection: Collection,
     recipe: Recipe,
 ) -> tuple[dict[Modality, AbstractTower], Collection]:
-    """Towers that stay as they are, replaced by their features: computed once, for all runs that share them."""
+    """Towers that stay as they are, replaced by their features: computed once, for all runs that share them.
+
+    Of a tower that stands on a frozen front, the front alone is replaced.
+    """
     folder, device = recipe.cache / "features", find_device(recipe.device)
-    shown, view = dict(towers), replace(collection, vectors={})
-    for m in still:
-        towers[m].eval().requires_grad_(False).to(device)
-        vectors = frozen_vectors(towers[m], items, m, collection, folder)
-        view.use_vectors(m, vectors)
-        shown[m] = Cached(CachedConfig(modality=m, dim=towers[m].out_dim))
+    shown, view = dict(towers), replace(collection, vectors={}, queries={})
+    for m, tower in towers.items():
+        halves = None if m in still else tower.split()
+        if m not in still and halves is None:
+            continue
+        front = tower if halves is None else halves[0]
+        front.eval().requires_grad_(False).to(device)
+        view.use_vectors(m, frozen_vectors(front, items, m, collection, folder))
+        shown[m] = Cached(CachedConfig(modality=m, dim=tower.out_dim)) if halves is None else halves[1]
     return shown, view
 
 
+def ask_towers(
+    towers: Mapping[Modality, AbstractTower],
+    shown: Mapping[Modality, AbstractTower],
+    items: Sequence[Item],
+    collection: Collection,
+    recipe: Recipe,
+) -> None:
+    """Put what the towers that may be prompted say of every item without prompts into ``collection.queries``."""
+    for m, part in recipe.towers.items():
+        if not part.config.frozen:
+            asked = shown[m].eval().to(find_device(recipe.device))
+            collection.queries[m] = frozen_vectors(asked, items, m, collection, recipe.cache / "features", towers[m])
+
+
 def build_learner(
-    recipe: Recipe, towers: Mapping[Modality, AbstractTower], pairs: tuple[Pair, ...], tasks: int
+    recipe: Recipe, towers: Mapping[Modality, AbstractTower], pairs: tuple[Pair, ...], names: tuple[str, ...]
 ) -> tuple[Model, Chain, Objective]:
-    """The model that trains, its method and its objective."""
+    """The model that trains, its method and its objective; ``names`` of the tasks, in order."""
+    tasks = len(names)
     learn = frozenset(m for m, part in recipe.towers.items() if not part.config.frozen)
     cross = any(o.loss == "cx" for o in (recipe.objective, *(t.objective for t in recipe.tasks)) if o is not None)
     model = Model(towers, recipe.heads, recipe.dim, learn, tasks, recipe.seed, cross=cross)
     objective = Objective(recipe.objective, pairs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        method = Chain(recipe.method, Setup(model, objective, tasks, recipe.seed))
+        method = Chain(recipe.method, Setup(model, objective, tasks, recipe.seed, names))
     if any(c.train.channels_last for c in recipe.tasks):
         model.to(memory_format=torch.channels_last)
         method.to(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from polymnia.config import Part
-from polymnia.continual.method import AbstractMethod
+from polymnia.continual.chain import keeps_towers, prompts
 from polymnia.data.video import averaged
 from polymnia.embed.cache import signature
 from polymnia.embed.frames import mean_over_frames
@@ -24,7 +24,7 @@ from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
 from polymnia.runs.intake import clip, picture, pixels, several
 from polymnia.runs.weights import load_towers, read_tensors
-from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Modality, UserError, VideoFile
+from polymnia.types import AudioFile, AudioSpec, ImageFile, ImageSpec, Known, Modality, UserError, VideoFile
 
 BATCH = 32
 DECODED = 128  # media held in memory at a time
@@ -41,17 +41,20 @@ class Encoder:
         self, recipe: Recipe, towers: dict[Modality, AbstractTower], state: dict[str, torch.Tensor], task: int
     ):
         # A method that only trains (a teacher, a memory) is no part of the encoder.
-        recipe = recipe if any(map(_prompts, recipe.method)) else recipe.model_copy(update={"method": ()})
+        recipe = recipe.model_copy(update={"method": tuple(filter(prompts, recipe.method))})
         self.recipe, self.task, self.dim = recipe, task, recipe.dim
         tasks = len({k.split(".")[2] for k in state if k.startswith("model.stored.")}) or len(recipe.tasks)
         pairs = tuple(dict.fromkeys(p for t in recipe.tasks for p in t.pairs))
-        self.model, self.method, _ = assemble.build_learner(recipe, towers, pairs, tasks)
+        names = tuple(str(n) for n in range(1, tasks + 1))
+        self.model, self.method, _ = assemble.build_learner(recipe, towers, pairs, names)
         # Weights of frozen towers are not in the state: they came from their own files, or from the run's stages.
         missing, unexpected = _take(self.model, state, "model.")
-        frozen = tuple(f"towers.{m}." for m in towers if m not in self.model.learn)
+        still = keeps_towers(recipe.method)
+        frozen = tuple(f"towers.{m}." for m in towers if still or m not in self.model.learn)
+        frozen += tuple(f"towers.{m}.front." for m, t in towers.items() if t.split() is not None)
         lost = [k for k in missing if not k.startswith(frozen)]
-        if self.method.prompting:
-            for found, total in zip(_take(self.method, state, "method."), (lost, unexpected), strict=True):
+        if self.method.prompter is not None:
+            for found, total in zip(_take(self.method.prompter, state, "method."), (lost, unexpected), strict=True):
                 total += found
         if lost or unexpected:
             raise UserError(f"these weights do not fit the recipe: {', '.join([*lost, *unexpected][:4])}")
@@ -124,11 +127,7 @@ class Encoder:
 
     def _features(self, modality: Modality, raw: list[Any]) -> torch.Tensor:
         x = self.model.tower(modality).prepare(raw).to(self.recipe.device)
-        return self.method.features(self.model, modality, x)
-
-
-def _prompts(part: Part) -> bool:
-    return part.module.Method.features is not AbstractMethod.features
+        return self.method.features(self.model, modality, x, Known())
 
 
 def _take(module: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str) -> tuple[list[str], list[str]]:
@@ -169,15 +168,20 @@ def load(folder: Path, task: int | None = None, data: Path | None = None) -> Enc
 
 def _here(recipe: Recipe, data: Path | None, staged: bool) -> Recipe:
     """The recipe for use where we are: a device that is there, no files whose weights the run folder holds itself."""
-    learned = {m for s in recipe.stages for m in s.learn} if staged else set()
-    towers = {
-        m: part.model_copy(update={"config": part.config.model_copy(update={"checkpoint": None})})
-        if "checkpoint" in type(part.config).model_fields and (m in learned or not part.config.frozen)
-        else part
-        for m, part in recipe.towers.items()
-    }
+    held = {m for s in recipe.stages for m in s.learn} if staged else set()
+    if not keeps_towers(recipe.method):
+        held |= {m for m, part in recipe.towers.items() if not part.config.frozen}
+    towers = {m: _bare(part) if m in held else part for m, part in recipe.towers.items()}
     device = "cpu" if recipe.device.startswith("cuda") and not torch.cuda.is_available() else recipe.device
     return recipe.model_copy(update={"towers": towers, "device": device, "data": data or recipe.data})
+
+
+def _bare(part: Part) -> Part:
+    """A tower whose weights come from elsewhere than its own files."""
+    inner: dict[str, Any] = {k: _bare(v) for k, v in part.config if isinstance(v, Part)}
+    if "checkpoint" in type(part.config).model_fields:
+        inner["checkpoint"] = None
+    return part.model_copy(update={"config": part.config.model_copy(update=inner)}) if inner else part
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from polymnia.continual.chain import sequential
+from polymnia.continual.chain import keeps_towers, sequential
 from polymnia.continual.objective import Objective
 from polymnia.data.collection import Collection
 from polymnia.data.loader import Clean, Interleaved, Loader, StepBatches
 from polymnia.embed.cache import signature
 from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.runs import assemble, record
+from polymnia.runs import assemble, record, routing
 from polymnia.runs.score import Scorebook, validation_score
 from polymnia.runs.signals import on_sigterm
 from polymnia.runs.stages import run_stages
-from polymnia.runs.weights import save_encoder, save_towers
+from polymnia.runs.weights import refuse_others, save_encoder, save_towers, without
 from polymnia.train import checkpoint
 from polymnia.train.settings import TrainConfig
 from polymnia.train.trainer import Step, Trainer, validation_loss
@@ -81,9 +81,13 @@ class Session:
         shown, self.collection = assemble.cached_towers(self.towers, still, self.curriculum.items, collection, recipe)
         tasks = self.curriculum.tasks
         pairs = tuple(dict.fromkeys(p for t, _ in tasks for p in t.pairs))
-        self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, len(tasks))
-        names = {m: t.class_names for m, t in self.towers.items()}
-        self.book = Scorebook(recipe, self.curriculum, names)
+        names = tuple(t.name for t, _ in tasks)
+        self.model, self.method, self.objective = assemble.build_learner(recipe, shown, pairs, names)
+        # Towers that only prompts steer stay as they came: no checkpoint and no encoder holds them again.
+        self.unmoved = self.model.learn if keeps_towers(recipe.method) else frozenset()
+        if self.method.asks:
+            assemble.ask_towers(self.towers, shown, self.curriculum.items, self.collection, recipe)
+        self.book = Scorebook(recipe, self.curriculum, {m: t.class_names for m, t in self.towers.items()})
         self.sequential = sequential(recipe.method)
         self.lessons = self._lessons()
         self.trainable = self._count_trainable()
@@ -201,7 +205,10 @@ class Session:
 
     def _score(self, after: int, log: record.Log) -> None:
         self.on_step("evaluating", 0, 0)
-        row = self.book.add_row(after, self.embedder())
+        routed = (
+            routing.accuracy(self.method, self.collection, self.curriculum, self.recipe.eval_split) if after else {}
+        )
+        row = self.book.add_row(after, self.embedder(), routed)
         log.write("eval", after=after, scores=row)
         self.book.write(self.folder)
         if after == 0:
@@ -209,7 +216,9 @@ class Session:
 
     def embedder(self) -> Embedder:
         """The function that evaluators see, over the model as it is now."""
-        return Embedder(self.model, self.method, self.collection, self.towers, encoder=signature(self.model))
+        numbers = {i.id: t.index for t, _ in reversed(self.curriculum.tasks) for i in (*t.train, *t.valid, *t.test)}
+        encoder = signature(self.model)
+        return Embedder(self.model, self.method, self.collection, self.towers, encoder=encoder, tasks=numbers)
 
     def _validator(self, task: Task, objective: Objective, watch: str) -> Callable[[], float] | None:
         """What early stopping and the plateau rule look at; higher is better."""
@@ -243,7 +252,7 @@ class Session:
             "seconds": time.monotonic() - started,
             "log": log.size(),
             "book": json.dumps(self.book.state()),
-            "model": self.model.state_dict(),
+            "model": without(self.model.state_dict(), self.unmoved),
             "method": self.method.state_dict(),
             "trainer": None if trainer is None else trainer.state_dict(),
         }
@@ -264,14 +273,14 @@ class Session:
         return {**state, "trainer": state if state["trainer"] is not None else None}
 
     def _load_learner(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        refuse_others(*self.model.load_state_dict(state["model"], strict=False), self.unmoved)
         self.method.load_state_dict(state["method"])
 
     def _save_encoder(self, after: int) -> None:
-        staged = {m for s in self.recipe.stages for m in s.learn} - self.model.learn
+        staged = {m for s in self.recipe.stages for m in s.learn} - (self.model.learn - self.unmoved)
         if staged and after == 0:  # so that the folder can be moved: stages are in no checkpoint
             save_towers(self.folder / "frozen.safetensors", {m: self.towers[m] for m in sorted(staged)})
-        save_encoder(self.folder, after, self.model, self.method)
+        save_encoder(self.folder, after, self.model, self.method, self.unmoved)
 
     def _ask_to_stop(self) -> None:
         self.stop = True

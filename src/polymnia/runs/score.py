@@ -45,14 +45,19 @@ class Scorebook:
     def restore(self, state: dict[str, Any]) -> None:
         self.rows, self.values, self.examples = state["rows"], state["values"], state["examples"]
 
-    def add_row(self, after: int, embed: Embedder) -> dict[str, dict[str, float]]:
-        """Score everything with the model as it is, after ``after`` tasks. Gives the row under the latest heads."""
+    def add_row(
+        self, after: int, embed: Embedder, routed: Mapping[str, Mapping[str, float]] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Score everything with the model as it is, after ``after`` tasks. Gives the row under the latest heads.
+
+        ``routed``: scores of the choice of a task, by task (see ``polymnia.runs.routing``).
+        """
         seen = self._seen(after)
         self._ranks = {}
         row: dict[str, dict[str, dict[str, float]]] = {h: {} for h in HEADS}
         for task, cfg in self.curriculum.tasks:
             parts = cfg.eval or self.recipe.eval
-            latest = self._score(parts, task, seen, embed)
+            latest = self._score(parts, task, seen, embed) | dict((routed or {}).get(task.name, {}))
             row["latest"][task.name] = latest
             # The head stored after a task differs from the latest one only once a later task was learned.
             old = task.index < after

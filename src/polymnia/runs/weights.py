@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -45,9 +45,25 @@ def load_towers(path: Path, towers: Mapping[Modality, AbstractTower]) -> None:
         towers[m].load_state_dict(own)  # type: ignore[index]
 
 
-def save_encoder(folder: Path, after: int, model: Model, method: Chain) -> None:
-    """What encodes after a task: the model, and the method too where it carries prompts."""
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
-    if method.prompting:
-        state |= {f"method.{k}": v for k, v in method.state_dict().items()}
+def without(state: Mapping[str, Tensor], unmoved: Collection[Modality]) -> dict[str, Tensor]:
+    """A model's state without those towers."""
+    aside = tuple(f"towers.{m}." for m in unmoved)
+    return {k: v for k, v in state.items() if not k.startswith(aside)}
+
+
+def refuse_others(missing: Sequence[str], unexpected: Sequence[str], unmoved: Collection[Modality]) -> None:
+    """Raises UserError where a model was given less than all but those towers, or more."""
+    aside = tuple(f"towers.{m}." for m in unmoved)
+    wrong = [*(k for k in missing if not k.startswith(aside)), *unexpected]
+    if wrong:
+        raise UserError(f"the checkpoint is of another model: {', '.join(wrong[:4])}; delete it, and run again")
+
+
+def save_encoder(
+    folder: Path, after: int, model: Model, method: Chain, unmoved: Collection[Modality] = frozenset()
+) -> None:
+    """What encodes after a task: the model without its ``unmoved`` towers, and the method where it carries prompts."""
+    state = {f"model.{k}": v for k, v in without(model.state_dict(), unmoved).items()}
+    if method.prompter is not None:
+        state |= {f"method.{k}": v for k, v in method.prompter.state_dict().items()}
     save_tensors(folder / "encoders" / f"after-{after}.safetensors", state)

@@ -84,6 +84,10 @@ class Tower(AbstractTower):
         centres = torch.arange(rows.shape[1], device=x.device) * (HALVED * EFFICIENTAT.hop / EFFICIENTAT.sample_rate)
         return rows, centres
 
+    def tokens(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b t o"]:
+        """The places of the last map: time by time, in each the four mel bands from low to high."""
+        return self._maps(x).permute(0, 3, 2, 1).flatten(1, 2)
+
     def _maps(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b o f t"]:
         if x.shape[1] < LEAST:
             x = nn.functional.pad(x, (0, LEAST - x.shape[1]))

@@ -6,6 +6,7 @@ L1. Each modality has a selector of its own, and a picture and its caption may c
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
@@ -29,11 +30,13 @@ class SelectConfig(Frozen):
 class Selector(nn.Module):
     """Centres of finished tasks in one modality. Its buffers have their final shape from construction on.
 
-    ``current`` is the task that is being learned, ``learned`` the number of those that have left centres. An input
-    that is known to be of the current task is served by it: nobody can choose what has left no centres yet.
+    ``current`` is the task that is being learned, ``learned`` the last one that has left centres, ``left`` says which
+    have: a task without the modality leaves none, and is never chosen. An input that is known to be of the current
+    task is served by it: nobody can choose what has left no centres yet.
     """
 
     centres: Tensor
+    left: Tensor
     learned: Tensor
     current: Tensor
 
@@ -41,6 +44,7 @@ class Selector(nn.Module):
         super().__init__()
         self.cfg, self.modality, self.seed = cfg, modality, seed
         self.register_buffer("centres", torch.zeros(tasks, cfg.centres, dim))
+        self.register_buffer("left", torch.zeros(tasks, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros((), dtype=torch.long))
         self.register_buffer("current", torch.zeros((), dtype=torch.long))
 
@@ -56,10 +60,14 @@ class Selector(nn.Module):
                 f"{self.cfg.centres} centres of its router; set select.centres lower"
             )
         from sklearn.cluster import KMeans  # half a second that only these methods need
+        from sklearn.exceptions import ConvergenceWarning
 
         unit = normalize(queries.double(), dim=-1).cpu().numpy()
-        found = KMeans(self.cfg.centres, n_init=3, random_state=self.seed % 2**32).fit(unit).cluster_centers_
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different inputs than centres: some are equal
+            found = KMeans(self.cfg.centres, n_init=3, random_state=self.seed % 2**32).fit(unit).cluster_centers_
         self.centres[task - 1] = torch.from_numpy(found).to(self.centres)
+        self.left[task - 1] = True
         self.learned.fill_(max(task, int(self.learned)))
 
     def choose(self, query: Float[Tensor, "b d"], task: Int[Tensor, " b"] | None = None) -> Int[Tensor, " b"]:
@@ -69,12 +77,13 @@ class Selector(nn.Module):
         if learned:
             p = 1.0 if self.cfg.distance == "l1" else 2.0
             centres = self.centres[:learned].flatten(0, 1)
-            nearest = torch.cdist(normalize(query, dim=-1).to(centres.dtype), centres, p=p).argmin(1)
-            chosen = nearest // self.cfg.centres + 1
+            far = torch.cdist(normalize(query, dim=-1).to(centres.dtype), centres, p=p)
+            none = ~self.left[:learned].repeat_interleave(self.cfg.centres)
+            chosen = far.masked_fill(none, torch.inf).argmin(1) // self.cfg.centres + 1
         if task is None:
             return chosen
         current = int(self.current)
         told = (task == current) & (current > learned)
         if self.cfg.oracle:
-            told = told | ((task >= 1) & (task <= learned))
+            told = told | ((task >= 1) & (task <= learned) & self.left[(task - 1).clamp(0, len(self.left) - 1)])
         return torch.where(told, task, chosen)

@@ -40,9 +40,9 @@ def test_claps_residual_head_is_a_norm_over_a_linear_map_and_a_gelu_branch() -> 
 def test_claps_head_drops_its_branch_in_training_only() -> None:
     head = build_head(HeadConfig(kind="residual", dropout=0.5), 6, 64, generator())
     x = torch.ones(2, 6)
-    assert not torch.equal(head(x)[0], head(x)[1])
+    assert not torch.allclose(head(x)[0], head(x)[1], atol=0.1)
     head.eval()
-    assert torch.equal(head(x)[0], head(x)[1])
+    assert torch.allclose(head(x)[0], head(x)[1], atol=1e-6)  # some kernels round the rows of a product differently
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "residual", "cross"])

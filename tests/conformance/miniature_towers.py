@@ -43,6 +43,9 @@ def saved(write: Callable[[Path], str], **settings: Any) -> Callable[[Path], Set
 
 MINIATURES: dict[str, dict[str, Callable[[Path], Settings]]] = {
     "ast": {"classes": saved(ast), "plain": saved(lambda folder: ast(folder, ()))},
+    "audio_tokens": {
+        "on frames": constant(front={"use": "tiny_audio", "seconds": 0.3, "n_mels": 8, **SMALL}, seconds=0.3, **SMALL),
+    },
     "cached": {"vectors": constant(dim=12, modality="image")},
     "clap_audio": {"unfused": saved(clap)},
     "clap_text": {"letters": saved(clap, max_tokens=20)},

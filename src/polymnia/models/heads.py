@@ -13,9 +13,13 @@ from polymnia.types import UserError
 
 class HeadConfig(Frozen):
     """``identity`` (the tower speaks the joint space), ``linear``, ``mlp``: in -> hidden -> dim with ReLU,
-    ``residual`` (CLAP), or ``cross`` (Wav2CLIP's, for the objective's loss ``cx``)."""
+    ``residual`` (CLAP), or ``cross`` (Wav2CLIP's, for the objective's loss ``cx``).
+
+    ``start: identity`` (for ``linear`` between equal sizes): the head changes nothing until it is trained, so that
+    towers that already agree are not torn apart by it."""
 
     kind: Literal["identity", "linear", "mlp", "residual", "cross"] = "identity"
+    start: Literal["random", "identity"] = "random"
     init: Literal["copy", "fresh"] = "copy"  # a new task's head: the last task's as it is, or drawn anew
     hidden: PositiveInt = 512
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -67,6 +71,10 @@ def build_head(cfg: HeadConfig, in_dim: int, dim: int, generator: torch.Generato
     else:
         head = CrossHead(in_dim, dim, cfg.hidden, cfg.dropout)
     reset(head, generator)
+    if cfg.start == "identity":
+        if not isinstance(head, nn.Sequential) or cfg.kind != "linear" or in_dim != dim:
+            raise UserError(f"start: identity is for linear heads of equal sizes, not {cfg.kind}, {in_dim} to {dim}")
+        nn.init.eye_(head[0].weight), nn.init.zeros_(head[0].bias)
     return head
 
 

@@ -48,10 +48,14 @@ class TaskConfig(TaskData):
 
 
 class StageConfig(TaskConfig):
-    """A task done once before the sequence and cached by content: it trains the towers named in ``learn``."""
+    """A task done once before the sequence and cached by content: it trains the towers named in ``learn``.
+
+    ``heads: false``: without projection heads, which a stage throws away: towers then meet in their own space.
+    """
 
     learn: tuple[Modality, ...]
     seed: int | None = None  # default: the recipe's
+    heads: bool = True
 
 
 class Recipe(Frozen):

@@ -98,7 +98,7 @@ class Scorebook:
         self, parts: Sequence[Part], task: Task, seen: tuple[Item, ...], embed: Embedder, projected: bool = False
     ) -> dict[str, float]:
         test = self._held_out(task)
-        data = EvalData(task.train, task.valid, test, seen or test, task.pairs, self.class_names)
+        data = EvalData(task.train, task.valid, test, seen, task.pairs, self.class_names)
         return evaluate(parts, task.name, data, embed, projected)
 
     def _append(self, after: int, row: dict[str, dict[str, dict[str, float]]]) -> None:

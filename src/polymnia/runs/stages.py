@@ -64,7 +64,7 @@ def _key(recipe: Recipe, task: Task, cfg: StageConfig, towers: dict[Modality, Ab
     content = {
         "version": __version__,
         "stage": cfg.model_dump(mode="json", exclude={"data", "name"}),
-        "heads": {m: recipe.heads[m].model_dump() for m in involved if m in recipe.heads},
+        "heads": {m: recipe.heads[m].model_dump() for m in involved if m in recipe.heads and cfg.heads},
         "towers": {m: signature(towers[m]) for m in involved},
         "dim": recipe.dim,
         "seed": seed,
@@ -107,7 +107,7 @@ def stage_learner(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # Stages end in the towers' own space, without heads where sizes allow it.
-        heads = recipe.heads if not tags else {}
+        heads = recipe.heads if cfg.heads and not tags else {}
         model = Model(
             shown,
             heads,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -57,6 +57,7 @@ class TrainConfig(Frozen):
     channels_last: bool = False
     augment: AugmentConfig = AugmentConfig()
     watch: Literal["score", "loss"] = "score"
+    head_rate: PositiveFloat = 1.0  # the rate of heads and temperatures, as a share of ``lr``
     measure: NonNegativeInt = 50  # every so many steps, gradient ratios are measured for the log; 0: never
 
     @model_validator(mode="after")
@@ -74,8 +75,18 @@ class TrainConfig(Frozen):
         return self.stop is not None or self.schedule.kind == "plateau"
 
 
-def build_optimizer(cfg: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    chosen = list(parameters)
+def build_optimizer(
+    cfg: TrainConfig, parameters: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer over ``parameters``. Those that are also among ``heads`` are a group of their own; its ``share`` is
+    that of the rate."""
+    slow = {id(p) for p in heads} if cfg.head_rate != 1.0 else set()
+    every = list(parameters)
+    chosen: list[dict[str, Any]] = [
+        {"params": [p for p in every if (id(p) in slow) == own], "share": cfg.head_rate if own else 1.0}
+        for own in (False, True)
+    ]
+    chosen = [g for g in chosen if g["params"]]
     if cfg.optimizer == "sgd":
         return torch.optim.SGD(chosen, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     kind = torch.optim.Adam if cfg.optimizer == "adam" else torch.optim.AdamW

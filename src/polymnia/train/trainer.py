@@ -65,7 +65,8 @@ class Trainer:
         self.parameters = [p for m in (model, method) for p in m.parameters() if p.requires_grad]
         if not self.parameters and self.total:
             raise UserError("nothing trains: every tower is frozen and no head or method has parameters")
-        self.optimizer = build_optimizer(cfg, self.parameters) if self.parameters else None
+        heads = [*model.heads.parameters(), *model.log_scale.parameters()]
+        self.optimizer = build_optimizer(cfg, self.parameters, heads) if self.parameters else None
         self.balancer = Balancer(method.balances)
         self._refuse_short_tasks()
         self.done = 0
@@ -120,7 +121,7 @@ class Trainer:
         lr = rate(self.cfg, step, self.total, len(self.loader), self.factor)
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         batch = self.method.mix(batch)
         with torch.autocast(batch.group.device.type, torch.bfloat16, enabled=self.cfg.bf16):
             out = embed_batch(self.method, self.model, batch)

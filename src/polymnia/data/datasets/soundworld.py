@@ -27,12 +27,14 @@ from polymnia.types import AudioFile, Captions, ImageFile, Item
 class Config(DatasetConfig, World):
     """The settings of the world (see ``World``), and which of its items to return.
 
+    ``families``: of those domains, only these (all when none is named).
     ``part: base`` is a pool of instances apart, all of split "train", for what is trained before the first task;
     ``part: train`` is everything else, valid and test included. ``fraction`` keeps the items of that share of the
     combinations in split "train": a smaller share is a subset of a larger one.
     """
 
     domains: tuple[str, ...] = tuple(FAMILIES)
+    families: tuple[str, ...] = ()
     part: Literal["train", "base"] = "train"
     fraction: float = Field(1.0, gt=0, le=1)
 
@@ -45,6 +47,15 @@ class Config(DatasetConfig, World):
         if not domains or len(set(domains)) < len(domains):
             raise ValueError("at least one domain, and each one once")
         return domains
+
+    @field_validator("families")
+    @classmethod
+    def _known_families(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f for domain in FAMILIES.values() for f in domain]
+        for family in families:
+            if family not in known:
+                raise ValueError(f"no family '{family}'; {nearest(family, known)}")
+        return families
 
 
 def items(cfg: Config) -> list[Item]:
@@ -63,6 +74,7 @@ def items(cfg: Config) -> list[Item]:
         _item(world, scene)
         for scene in read(world)
         if scene["domain"] in kept
+        and (not cfg.families or scene["labels"][0].removeprefix("family:") in cfg.families)
         and scene["pool"] in pools
         and (scene["pool"] in ("valid", "test") or scene["combo"] in kept[scene["domain"]])
     ]

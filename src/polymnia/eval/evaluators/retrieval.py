@@ -41,7 +41,7 @@ class Config(Frozen):
 def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     """Scores of all pairs in percent; the keys are explained at the top of the file."""
     out: dict[str, float] = {}
-    others = _others(data) if cfg.gallery == "both" else []
+    others = _others(data) if cfg.gallery == "both" else None
     for pair in cfg.pairs or data.pairs:
         items = [item for item in data.test if all(m in item.sources for m in pair)]
         tables = {m: embed(items, m) for m in pair} if items else {}
@@ -51,8 +51,8 @@ def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
                 out[f"{name}/N"] = 0.0
                 continue
             out |= _own_gallery(cfg, name, tables[query], tables[target])
-            more = [item for item in others if target in item.sources]
-            if others:
+            more = [item for item in others or () if target in item.sources]
+            if others is not None:
                 union = _join(tables[target], embed(more, target)) if more else tables[target]
                 out |= _recalls(cfg.k, f"union/{name}", query_ranks(tables[query], union))
                 out[f"union/{name}/M"] = float(len(union))
@@ -92,15 +92,15 @@ def _recalls(ks: Iterable[int], name: str, rank: Int[Tensor, " n"]) -> dict[str,
     return {f"{name}/R@{k}": 100 * recall_at(rank, k) for k in ks}
 
 
-def _others(data: EvalData) -> list[Item]:
-    """Test items of other tasks; none unless the items seen are a strict superset of the task's own."""
+def _others(data: EvalData) -> list[Item] | None:
+    """Test items of other tasks; None for a task that is not among those seen: it has no place in their gallery."""
 
     def key(item: Item) -> tuple[str, str, str]:
         return item.id, item.group, item.topic  # two data sets may both hold a "1.wav"
 
     own = {key(item) for item in data.test}
     others = [item for item in data.seen if key(item) not in own]
-    return others if len(data.seen) - len(others) >= len(own) else []
+    return others if len(data.seen) - len(others) >= len(own) else None
 
 
 def _codes(queries: Sequence[str], gallery: Sequence[str]) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:

@@ -1,6 +1,7 @@
 """Evaluators on vectors that are chosen so that every number can be worked out by hand or by brute force."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,19 @@ def test_a_collapsed_encoder_names_nothing() -> None:
     data, embed = zero_shot_world()
     embed.text = dict.fromkeys(embed.text, [1.0, 0.0])
     assert zeroshot.evaluate(zeroshot.Config(template="a {}"), embed, data)["zeroshot/pooled"] == 0
+
+
+def test_zero_shot_may_choose_among_the_classes_of_every_task_seen() -> None:
+    items, embed = caption_world()
+    mine = tuple(replace(i, topic="rain") for i in items[:1])
+    other = replace(items[1], topic="wind")
+    told = Known(
+        {i.id: [[1.0, 0.0]] for i in mine}, {"a rain": [1.0, 0.1], "a wind": [1.0, 0.0]}
+    )  # the words of the other task lie nearer
+    for among, right, classes in (("task", 100, 1), ("seen", 0, 2)):
+        cfg = zeroshot.Config(template="a {}", among=among)
+        got = zeroshot.evaluate(cfg, told, EvalData((), (), mine, (*mine, other)))
+        assert (got["zeroshot/pooled"], got["zeroshot/classes"]) == (right, classes)
 
 
 def test_zero_shot_of_nothing_is_no_score_and_a_template_needs_a_place() -> None:

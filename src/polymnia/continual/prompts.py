@@ -47,8 +47,8 @@ def prompted(setup: Setup, cfg: PromptConfig, at_least: int = 1) -> tuple[Modali
             raise UserError(f"towers.{m} ({type(tower).__module__}) takes no prompts; use a transformer tower")
     if len(chosen) < at_least:
         raise UserError(
-            f"the method couples the prompts of {at_least} towers, but only {', '.join(chosen) or 'none'} can be "
-            "prompted; set frozen: false on another transformer tower"
+            f"the method prompts {at_least} tower(s) or more, but {', '.join(chosen) or 'none'} can be prompted; set "
+            "frozen: false on a transformer tower"
         )
     return chosen
 

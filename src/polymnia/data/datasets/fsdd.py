@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from polymnia.config import nearest
 from polymnia.data.items import DIGITS, DatasetConfig, Template, captions, check, require
 from polymnia.types import AudioFile, Item, Split, UserError
 
@@ -21,8 +22,10 @@ NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
 
 
 class Config(DatasetConfig):
-    """``valid_takes`` are taken from training; ``templates`` make the captions of a digit word."""
+    """``valid_takes`` are taken from training; ``speakers``: only these (all when none is named); ``templates`` make
+    the captions of a digit word."""
 
+    speakers: tuple[str, ...] = ()
     valid_takes: tuple[int, ...] = ()
     templates: tuple[Template, ...] = Field(
         default=("the digit {}", "the number {}", "someone says {}", "{}"), min_length=1
@@ -51,7 +54,13 @@ def items(cfg: Config) -> list[Item]:
             "Point data=FOLDER at the folder of the wav files, or at the repository that holds recordings/."
         )
     found = sorted((_parse(path), path) for path in files)
-    return check([_item(cfg, path, digit, take) for (digit, _, take), path in found], f"FSDD at {folder}")
+    known = {speaker for (_, speaker, _), _ in found}
+    for name in cfg.speakers:
+        if name not in known:
+            raise UserError(f"speakers: nobody called '{name}' in {folder}; {nearest(name, sorted(known))}")
+    wanted = set(cfg.speakers) or known
+    kept = [_item(cfg, path, digit, take) for (digit, speaker, take), path in found if speaker in wanted]
+    return check(kept, f"FSDD at {folder}")
 
 
 def _parse(path: Path) -> tuple[int, str, int]:

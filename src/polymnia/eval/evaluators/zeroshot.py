@@ -27,13 +27,15 @@ PROJECTED = True  # reads embeddings: another head changes the score
 
 
 class Config(Frozen):
-    """``by``: the class is the item's topic or its first label. ``names``: the words for a class, if not its name."""
+    """``by``: the class is the item's topic or its first label. ``names``: the words for a class, if not its name.
+    ``among``: the classes to choose from are those of the task, or of all tasks ``seen`` so far (class-incremental)."""
 
     modality: Literal["audio", "image"] = "audio"
     template: Annotated[tuple[str, ...], BeforeValidator(lambda t: (t,) if isinstance(t, str) else t)] = (
         "this is a sound of {}",
     )
     by: Literal["topic", "label"] = "topic"
+    among: Literal["task", "seen"] = "task"
     names: dict[str, str] = {}
     split: Literal["test", "all"] = "test"
 
@@ -48,7 +50,8 @@ class Config(Frozen):
 def evaluate(cfg: Config, embed: Embed, data: EvalData) -> dict[str, float]:
     """Accuracies in percent; the keys are explained at the top of the file."""
     # The order of the data set's own target column: first appearance, not the alphabet.
-    classes = list(dict.fromkeys(c for i in data.train + data.test + data.valid if (c := _class(cfg, i))))
+    more = data.seen if cfg.among == "seen" else ()
+    classes = list(dict.fromkeys(c for i in data.train + data.test + data.valid + more if (c := _class(cfg, i))))
     asked = data.test if cfg.split == "test" else data.train + data.valid + data.test
     items = {item.id: item for item in asked if _class(cfg, item) and cfg.modality in item.sources}
     if not items:

@@ -416,13 +416,31 @@ def test_of_three_towers_the_first_of_the_task_is_aligned_with_each_of_its_other
     assert term(("audio", "image"), ("audio", "text")) == pytest.approx(both)
 
 
+def test_only_finished_tasks_that_had_the_modality_are_contrasted_with() -> None:
+    of = model("audio", "image", "text")
+    given = ((1.0, 0.9, 0.2), (0.9, 1.0, 0.1), (0.2, 0.1, 1.0))
+    method = made(of, align=0, soft=True, similarities=given, select={"centres": 3})
+    for index, pair in enumerate((("audio", "image"), ("audio", "text"), ("image", "text")), start=1):
+        method.begin_task(of, task(index, pair))
+        if index < 3:
+            whole = batch(of, 8, index, seed=index)
+            part = Batch({m: whole.inputs[m] for m in pair}, {m: whole.rows[m] for m in pair}, whole.group, whole.task)
+            method.end_task(of, task(index, pair), [part])
+    sides = []
+    for m, before, y in (("image", 1, 0.2), ("text", 2, 0.1)):
+        z = cosine_square(np.stack([prompts_by_hand(method, t, m).ravel() for t in (before, 3)]))[0, 1] / 0.1
+        sides.append(y * softplus(-z) + (1 - y) * softplus(z))
+    terms = method.loss(of, batch(of), embed_batch(method, of, batch(of)))
+    assert float(terms["contrast"].detach()) == pytest.approx(0.1 * np.mean(sides), rel=1e-6)
+
+
 # Errors
 
 
 def test_what_cannot_be_is_an_error_that_names_the_key() -> None:
     with pytest.raises(UserError, match="rank 9 is above the 8 numbers of a token of towers.image"):
         made(model(), rank=9)
-    with pytest.raises(UserError, match="couples the prompts of 2 towers"):
+    with pytest.raises(UserError, match=r"2 tower.* but text can be prompted"):
         made(model("text"))
     alone = made(model("text"), align=0, interaction=None)
     assert alone.bank.modalities == ("text",)

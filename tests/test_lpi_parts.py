@@ -329,6 +329,15 @@ def test_the_released_form_of_unrelated_prompts_by_hand() -> None:
     assert float(found) == pytest.approx(np.mean(rows), rel=1e-9)
 
 
+def test_the_released_form_at_a_mild_temperature_by_hand() -> None:
+    x, y = draws(4, 6), torch.eye(4, dtype=torch.bool)
+    y[0, 3] = y[3, 0] = True
+    z = 1 / (1 + np.exp(-cosines(x) / 0.5))
+    z[np.eye(4, dtype=bool)] = 1  # a task is infinitely near to itself
+    expected = two_means(np.where(y, softplus(-z), softplus(z)), y.numpy(), np.ones((4, 4), dtype=bool))
+    assert float(released_task_contrast(x, y, 0.5)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_released_form_begins_where_its_logs_begin() -> None:
     y = torch.tensor(released_pairs())
     assert int(y.sum() - 12) == 2 * 15
@@ -407,11 +416,12 @@ def test_the_map_of_tasks_shows_names_prompts_and_data_of_what_was_learned() -> 
     for m in ("image", "text"):
         tree[m] = Selector(SelectConfig(centres=2), m, 3, 2, seed=0)
     tree["image"].learn(1, torch.tensor([[1.0, 0], [1, 0], [1, 0]]))
-    tree["image"].learn(2, torch.tensor([[0, 3.0], [0, 3], [0, 3]]))
+    tree["image"].learn(2, torch.tensor([[0, 3.0], [0, 3], [3, 0]]))  # its centres' mean is between the axes
     found = {name: array(square) for name, square in task_map(tree).items()}
     assert set(found) == {"semantic", "prompts/image", "prompts/text", "data/image", "data/text"}
     assert np.allclose(found["semantic"], [[0, 0.5, 0.8], [0.5, 0, 1], [0.8, 1, 0]])
-    assert np.allclose(found["data/image"][:2, :2], [[0, 1], [1, 0]], atol=1e-6)
+    between = 1 - math.sqrt(0.5)
+    assert np.allclose(found["data/image"][:2, :2], [[0, between], [between, 0]], atol=1e-6)
     whole = array(distances(tree["bank"])["image"])
     assert np.array_equal(found["prompts/image"][:2, :2], whole[:2, :2])
     for name in ("data/image", "prompts/image"):

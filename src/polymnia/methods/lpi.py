@@ -169,19 +169,17 @@ class Method(AbstractMethod):
 
     def _contrasts(self) -> list[Float[Tensor, ""]]:
         """L_task of each tower of the task that a finished task had, too."""
-        cfg, found = self.cfg, []
-        matrix = self.similarity.matrix
+        cfg, found, matrix = self.cfg, [], self.similarity.matrix
         target = matrix if cfg.soft else similar(matrix, cfg.threshold, cfg.quantile)
+        form, temperature = (released_task_contrast, 0.001) if cfg.released else (task_contrast, 0.1)
         for m in self.now:
             finished = [n + 1 for n in self.routers[m].left.nonzero()[:, 0].tolist() if n + 1 < self.task]
             if not finished:
                 continue
             tasks = [*finished, self.task]
-            rows, at = self.bank(m, tasks).flatten(1), torch.tensor(tasks, device=matrix.device) - 1
-            if cfg.released:
-                found.append(released_task_contrast(rows, target[at][:, at], cfg.contrast_temperature or 0.001))
-            else:
-                found.append(task_contrast(rows, target[at][:, at], cfg.contrast_temperature or 0.1))
+            at = torch.tensor(tasks, device=matrix.device) - 1
+            rows = self.bank(m, tasks).flatten(1)
+            found.append(form(rows, target[at][:, at], cfg.contrast_temperature or temperature))
         return found
 
 

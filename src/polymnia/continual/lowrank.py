@@ -60,7 +60,7 @@ class Bank(nn.Module):
 
     def forward(self, modality: Modality, tasks: Sequence[int]) -> Float[Tensor, "t l p d"]:
         """The prompts of these tasks (numbers from 1) for one tower; only these are made."""
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):  # losses compare a thousandth of them
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):  # losses compare their small means
             return torch.stack([self.tasks[task - 1](modality) for task in tasks])
 
 

@@ -130,7 +130,7 @@ class Method(AbstractMethod):
 
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         terms: Terms = {}
-        with torch.autocast(batch.group.device.type, enabled=False):  # means over channels are a thousandth of entries
+        with torch.autocast(batch.group.device.type, enabled=False):  # means over channels are a thirtieth of entries
             if self.cfg.align and len(self.now) > 1:
                 terms["align"] = self.cfg.align * self._align()
             if self.cfg.contrast and (found := self._contrasts()):

@@ -58,12 +58,13 @@ def stepper(tower: str, methods: Sequence[str], rows: int) -> tuple[Callable[[],
     }
     model = Model(towers, {"audio": HeadConfig(kind="mlp", hidden=256)}, DIM, frozenset({"audio"}))
     objective = Objective(ObjectiveConfig(), (PAIR,))
-    chain = Chain([parse_part("methods", m) for m in methods], Setup(model, objective, 2, 0))
+    setup = Setup(model, objective, 2, 0)
+    chain = Chain([parse_part("methods", m) for m in methods], setup)
     chain.begin_task(model, Task("a", 1, (), (), (), (PAIR,)))
     cfg = TrainConfig(steps=1_000_000, lr=1e-4, measure=0)
     batch = sounds_and_texts(towers["audio"].spec.samples, rows)
     steps = Trainer(model, chain, objective, Same(batch), cfg, (0, 1)).steps()
-    teacher = Snapshot(model)
+    teacher = Snapshot(setup)
     return lambda: next(steps), lambda: teacher.features("audio", batch.inputs["audio"])
 
 

@@ -120,8 +120,11 @@ class Session:
         """Parameters that the first task trains, the method's own included."""
         if not self.lessons:  # nothing to learn, only something to watch
             return 0
+        before = {k: v.clone() for k, v in self.method.state_dict().items()}
         self.method.begin_task(self.model, self.lessons[0][0])
-        return sum(p.numel() for m in (self.model, self.method) for p in m.parameters() if p.requires_grad)
+        count = sum(p.numel() for m in (self.model, self.method) for p in m.parameters() if p.requires_grad)
+        self.method.load_state_dict(before)  # it was only asked: nothing has begun
+        return count
 
     @property
     def steps(self) -> int:

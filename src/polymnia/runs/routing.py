@@ -26,7 +26,7 @@ def accuracy(
         scores = {
             f"routing/{s.modality}": _share(s, task.index, getattr(task, split), collection)
             for s in selectors
-            if task.index <= int(s.learned)
+            if bool(s.left[task.index - 1])
         }
         found[task.name] = {name: score for name, score in scores.items() if score is not None}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,39 +12,45 @@ from torch import Tensor, nn
 
 from polymnia.continual.method import MethodConfig, Setup
 from polymnia.models.model import Model
-from polymnia.types import Batch, Batches, Known, Modality, UserError
+from polymnia.types import Batch, Batches, Known, Modality, Task, UserError
 
 
-class PromptConfig(MethodConfig):
-    """Keys of every method that prompts.
+class SteerConfig(MethodConfig):
+    """Keys of every method that steers towers and leaves their weights as they are.
 
-    ``modalities``: whose towers are prompted (none given: all that are not ``frozen``). ``length``: tokens.
-    ``heads``, ``scale``: whether projection heads and temperatures train beside the prompts. ``gate``: an attention
-    logit that is added for prompts and learned from this value on (-4 all but hides them at first, so that untrained
-    tokens do not dilute the attention of small towers); none given: no gate, as in the papers.
+    ``modalities``: whose towers (none given: all that are not ``frozen``). ``heads``, ``scale``: whether projection
+    heads and temperatures train beside.
     """
 
     modalities: tuple[Modality, ...] = ()
-    length: PositiveInt = 4
     heads: bool = True
     scale: bool = True
+
+
+class PromptConfig(SteerConfig):
+    """Keys of every method that prompts.
+
+    ``length``: tokens. ``gate``: an attention logit that is added for prompts and learned from this value on (-4 all
+    but hides them at first, so that untrained tokens do not dilute the attention of small towers); none given: no
+    gate, as in the papers.
+    """
+
+    length: PositiveInt = 4
     gate: float | None = None
 
 
-def prompted(setup: Setup, cfg: PromptConfig, at_least: int = 1) -> tuple[Modality, ...]:
-    """The modalities whose towers a method prompts.
+def steered(setup: Setup, cfg: SteerConfig, at_least: int = 1) -> tuple[Modality, ...]:
+    """The modalities whose towers a method steers.
 
-    Raises UserError for a tower that is frozen (its features are cached: nothing could enter), one that takes no
-    prompts, one without positions for so many, and for fewer modalities than the method couples.
+    Raises UserError for a tower that is frozen (its features are cached: nothing could enter), and for fewer towers
+    than the method couples.
     """
     model = setup.model
     chosen = cfg.modalities or tuple(m for m in model.modalities if m in model.learn)
     for m in chosen:
-        tower = model.tower(m)
+        model.tower(m)  # raises where there is none
         if m not in model.learn:
             raise UserError(f"towers.{m} is frozen: its features are cached and take no prompts; set frozen: false")
-        if not tower.depth:
-            raise UserError(f"towers.{m} ({type(tower).__module__}) takes no prompts; use a transformer tower")
     if len(chosen) < at_least:
         raise UserError(
             f"the method prompts {at_least} tower(s) or more, but {', '.join(chosen) or 'none'} can be prompted; set "
@@ -53,12 +59,43 @@ def prompted(setup: Setup, cfg: PromptConfig, at_least: int = 1) -> tuple[Modali
     return chosen
 
 
-def begin(model: Model, cfg: PromptConfig) -> None:
+def prompted(setup: Setup, cfg: PromptConfig, at_least: int = 1) -> tuple[Modality, ...]:
+    """The same for a method that prompts. Raises UserError for a tower that takes no prompts, too."""
+    chosen = steered(setup, cfg, at_least)
+    for m in chosen:
+        tower = setup.model.tower(m)
+        if not tower.depth:
+            raise UserError(f"towers.{m} ({type(tower).__module__}) takes no prompts; use a transformer tower")
+    return chosen
+
+
+def begin(model: Model, cfg: SteerConfig) -> None:
     """Towers stay as they are; heads and temperatures train as the config says."""
     for m in model.learn:
         model.freeze(m)
     model.heads.requires_grad_(cfg.heads)
     model.log_scale.requires_grad_(cfg.scale)
+
+
+def refuse_idle(cfg: PromptConfig, modalities: Collection[Modality], task: Task) -> None:
+    """Raise UserError for a task that would train nothing: none of its towers is prompted, and no head trains."""
+    if not (cfg.heads or cfg.scale or any(m in pair for pair in task.pairs for m in modalities)):
+        pairs = ", ".join("-".join(pair) for pair in task.pairs)
+        raise UserError(
+            f"task '{task.name}' ({pairs}) trains nothing: only {', '.join(modalities)} is prompted, and heads and scale "
+            "are false; set heads: true, or add to modalities"
+        )
+
+
+def reach(given: int | None, depths: Mapping[Modality, int], usual: int | None = None) -> int:
+    """How many blocks get tokens: ``given``, or else ``usual`` (None: all) as far as the shallowest tower goes.
+
+    Raises UserError for a given depth that a tower does not have.
+    """
+    shallow = min(depths, key=depths.__getitem__)
+    if given is not None and given > depths[shallow]:
+        raise UserError(f"depth {given}: towers.{shallow} has {depths[shallow]} blocks; lower it")
+    return given or min(usual or depths[shallow], depths[shallow])
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Commands that put an encoder into the shape that a benchmark takes: export hear, mteb, check."""
+"""Commands that put an encoder into the shape that others take: export hear, mteb, peft, check."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import typer
 
 from polymnia.cli.words import AfterTask, MovedData, RunFolder
 
-app = typer.Typer(help="Put a run's encoder into the shape that a benchmark takes.", no_args_is_help=True)
+app = typer.Typer(help="Put a run's encoder into the shape that others take.", no_args_is_help=True)
 OutFolder = Annotated[Path, typer.Argument(help="a new folder, which pip installs")]
+NewFolder = Annotated[Path, typer.Argument(help="a new folder")]
 
 
 @app.command("hear")
@@ -38,6 +39,15 @@ def export_mteb(run: RunFolder, out: OutFolder, task: AfterTask = None, data: Mo
 
     name = export(run, out, task, data)
     typer.echo(f"{name}: pip install {out.resolve()}; then mteb.evaluate({name}.load_model(), tasks)")
+
+
+@app.command("peft")
+def export_peft(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write the low-rank updates of a run (method lora) as adapters of PEFT, a folder a modality."""
+    from polymnia.export.peft import export_peft as export
+
+    for folder in export(run, out, task, data):
+        typer.echo(folder)
 
 
 @app.command("check")

@@ -42,6 +42,12 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w .+-]", "_", name)
 
 
+def refuse_full(out: Path) -> None:
+    """Raises UserError where ``out`` already holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already holds something: give a folder that is new or empty")
+
+
 def write(  # noqa: PLR0913 (each is a file, or a line in one)
     out: Path, name: str, description: str, needs: str, code: str, readme: str, fill: Callable[[Path], None]
 ) -> None:
@@ -49,8 +55,7 @@ def write(  # noqa: PLR0913 (each is a file, or a line in one)
 
     Raises UserError where ``out`` already holds something.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} already holds something: give a folder that is new or empty")
+    refuse_full(out)
     partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     inside = partial / name
     try:

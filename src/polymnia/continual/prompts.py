@@ -77,13 +77,13 @@ def begin(model: Model, cfg: SteerConfig) -> None:
     model.log_scale.requires_grad_(cfg.scale)
 
 
-def refuse_idle(cfg: PromptConfig, modalities: Collection[Modality], task: Task) -> None:
+def refuse_idle(cfg: SteerConfig, modalities: Collection[Modality], task: Task) -> None:
     """Raise UserError for a task that would train nothing: none of its towers is prompted, and no head trains."""
     if not (cfg.heads or cfg.scale or any(m in pair for pair in task.pairs for m in modalities)):
         pairs = ", ".join("-".join(pair) for pair in task.pairs)
         raise UserError(
-            f"task '{task.name}' ({pairs}) trains nothing: only {', '.join(modalities)} is prompted, and heads and scale "
-            "are false; set heads: true, or add to modalities"
+            f"task '{task.name}' ({pairs}) trains nothing: only {', '.join(modalities)} is prompted, and heads and "
+            "scale are false; set heads: true, or add to modalities"
         )
 
 

@@ -306,7 +306,25 @@ def test_a_task_without_a_modality_leaves_no_centres_there_and_is_never_chosen_f
     assert served(method, of, x()) == pytest.approx(expected(method, of, None, x()), rel=1e-12)
 
 
+def test_the_rows_of_a_joint_run_are_all_served_by_its_only_set() -> None:
+    of = model()
+    method = made(of, per_task=True)
+    method.begin_task(of, task(1))
+    for number in range(3):
+        trained(method, number)
+    known = {"task": torch.tensor([1, 2, 3, 1, 2, 3, 1, 2])}
+    for training in (True, False):
+        method.train(training)
+        assert served(method, of, x(), **known) == pytest.approx(expected(method, of, 0, x()), rel=1e-12)
+
+
 # Refusals
+
+
+def test_a_task_that_would_train_nothing_is_refused() -> None:
+    method = made(model(), modalities=("audio",), heads=False, scale=False)
+    with pytest.raises(UserError, match="trains nothing"):
+        method.begin_task(model("image", "text"), task(1, ("image", "text")))
 
 
 def test_a_rank_above_a_side_of_a_weight_is_refused() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from polymnia.continual.lowrank_weights import LowRankWeights, linear_layers
 from polymnia.continual.method import AbstractMethod, Setup
 from polymnia.continual.peft import read_adapter
-from polymnia.continual.prompts import SteerConfig, ask, asked, begin, steered
+from polymnia.continual.prompts import SteerConfig, ask, asked, begin, refuse_idle, steered
 from polymnia.continual.select import SelectConfig, Selector
 from polymnia.models.model import Model
 from polymnia.types import Batches, Known, Modality, Task
@@ -66,6 +66,7 @@ class Method(AbstractMethod):
 
     def begin_task(self, model: Model, task: Task) -> None:
         begin(model, self.cfg)
+        refuse_idle(self.cfg, self.modalities, task)
         now = task.index if self.cfg.per_task else 1
         for number, updates in enumerate(self.updates, start=1):
             updates.requires_grad_(number == now)
@@ -99,9 +100,12 @@ class Method(AbstractMethod):
 
     def _choose(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known) -> Int[Tensor, " b"]:
         """Each row's task, from 1; 0 for none."""
-        if self.training and known.task is not None:
-            return known.task
-        return self.routers[modality].choose(ask(model, modality, x, known), known.task)
+        router, task = self.routers[modality], known.task
+        if task is not None and router.current > router.learned:
+            task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the updates
+        if self.training and task is not None:
+            return task
+        return router.choose(ask(model, modality, x, known), task)
 
     def _serve(self, model: Model, modality: Modality, x: Shaped[Tensor, "n ..."], task: int) -> Float[Tensor, "n o"]:
         """Features of rows of one task."""

@@ -39,6 +39,8 @@ def write_run(folder: Path, variant: str, seed: int = 0, *, name: str = "demo", 
     scores = matrix(variant, rng)
     dump(folder / "matrix.json", scores)
     np.savez(folder / "ranks.npz", **ranks(scores["score"]["latest"][-1], variant, seed))
+    if variant == "prompts":
+        dump(folder / "taskmap.json", task_map(rng))
     lines = log(variant, rng)
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if media:
@@ -63,7 +65,8 @@ def meta(variant: str, seed: int, name: str) -> dict:
         "environment": {"device": "cpu", "cores": 2, "deterministic": True},
         "seconds": seconds + seed,
         "started": f"2026-09-01T10:0{seed}:00",
-        "parameters": {"trainable": round(share * 1_234_567), "total": 1_234_567},
+        "parameters": {"trainable": round(share * 1_234_567), "total": 1_234_567}
+        | ({"stored": 61_728} if variant == "prompts" else {}),
         "tasks": [
             {
                 "name": t,
@@ -107,7 +110,7 @@ def matrix(variant: str, rng: random.Random) -> dict:
         "tasks": list(TASKS),
         "rows": after,
         "score": score,
-        "values": {h: {t: metrics(g, j) for j, t in enumerate(TASKS)} for h, g in score.items()},
+        "values": {h: {t: metrics(g, j) | routing(variant, j) for j, t in enumerate(TASKS)} for h, g in score.items()},
         "summary": {h: summary(g) if variant != "joint" else joint_summary(g) for h, g in score.items()},
         "ceiling": {t: 100.0 - 3 * j for j, t in enumerate(TASKS)},
         "counts": {t: "24 of 24" if j else "23 of 24" for j, t in enumerate(TASKS)},
@@ -140,6 +143,24 @@ def metrics(grid: list[list[float]], j: int) -> dict[str, list[float | None]]:
         "image>audio/R@10": [round(min(99.0, v * 1.15), 3) for v in column],
         "topic:dog/audio>text/R@10": [None for _ in column],
     }
+
+
+def routing(variant: str, j: int) -> dict[str, list[float | None]]:
+    """How often an input meets the prompts of its task, from when these are there; the last has no text."""
+    right = {"routing/audio": 90.0 - 10 * j, "routing/text": 60.0 + j} if variant == "prompts" else {}
+    if j == len(TASKS) - 1:
+        right.pop("routing/text", None)
+    return {name: [None] * (j + 1) + [value] * (4 - j) for name, value in right.items()}
+
+
+def task_map(rng: random.Random) -> dict:
+    """Maps of the tasks: names, prompts and features of sounds."""
+    maps = {}
+    for name, spread in {"semantic": 0.5, "prompts/audio": 0.02, "data/audio": 0.5}.items():
+        square = np.zeros((4, 4))
+        square[np.triu_indices(4, 1)] = [round(0.5 + spread * rng.random(), 6) for _ in range(6)]
+        maps[name] = (square + square.T).tolist()
+    return {"tasks": list(TASKS), "maps": maps}
 
 
 def joint_summary(grid: list[list[float]]) -> dict[str, float | None]:

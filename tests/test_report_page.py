@@ -166,6 +166,14 @@ def test_in_a_browser_the_page_works_alone_and_fits_a_phone(browser: Any, report
 
     view.locator("td.v:visible").nth(4).click()
     assert "after nature" in view.locator("#tip").inner_text()
+    view.select_option("#method", label="prompts")
+    maps = view.locator(".map:visible")
+    assert maps.count() == 3 and "Names" in maps.nth(0).inner_text()
+    maps.nth(1).locator("td.v").nth(0).click()
+    tip = view.locator("#tip").inner_text()
+    assert tip.startswith("nature and animals, prompts (audio): 0.5")
+    assert maps.nth(1).locator("tbody tr").evaluate_all(OVERFLOWING) == 0
+    view.select_option("#method", label="er + lwf")
     view.locator("[data-legend=lwf]").click()
     view.mouse.move(0, 0)
     assert shown(".dim") and not view.locator(".dim[data-series=lwf]").count()
@@ -176,6 +184,7 @@ def test_in_a_browser_the_page_works_alone_and_fits_a_phone(browser: Any, report
     view.context.close()
 
 
+OVERFLOWING = "rows => rows.flatMap(r => [...r.cells].slice(1)).filter(c => c.scrollWidth > c.clientWidth + 1).length"
 PLAYABLE = """e => new Promise(done => {
   e.onloadedmetadata = () => done(e.duration > 0.2); e.onerror = () => done(false); e.load(); e.preload = "auto";
 })"""

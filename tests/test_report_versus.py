@@ -134,6 +134,62 @@ def test_ranks_that_do_not_fit_give_no_column(tmp_path: Path, harm: str):
     assert "vs finetune" not in write_report(folders, tmp_path / "out").markdown.read_text()
 
 
+@pytest.fixture
+def by_class(tmp_path: Path) -> list[Path]:
+    """Runs of two methods whose first task is scored by something that is no recall, 2 and 3 seeds of them."""
+    folders = [write_run(tmp_path / f"{n}-{s}", n, s, media=False) for n in ("finetune", "er") for s in (0, 1, 2)][1:]
+    for folder in folders:
+        scores = json.loads((folder / "matrix.json").read_text())
+        scores["score"]["latest"][-1][0] += 1 + read_run(folder).seed
+        dump(folder / "matrix.json", scores | {"summary": {}})
+    return folders
+
+
+def test_scores_that_are_not_made_of_ranks_are_compared_seed_by_seed(by_class: list[Path], tmp_path: Path):
+    last = {f.name: np.mean(json.loads((f / "matrix.json").read_text())["score"]["latest"][-1]) for f in by_class}
+    a, b = (last[f"er-{s}"] - last[f"finetune-{s}"] for s in (1, 2))
+    half = 12.706204736174694 * abs(a - b) / 2  # Student's t, 0.975, one degree of freedom; sd / sqrt(2)
+    row = rows(by_class)["er"]
+    mean = (a + b) / 2
+    assert (row.cells["gain"].mean, row.cells["gain"].low, row.cells["gain"].high) == pytest.approx(
+        (mean, mean - half, mean + half)
+    )
+    share = np.mean([100 * (last[f"er-{s}"] / last[f"finetune-{s}"] - 1) for s in (1, 2)])
+    assert row.cells["gain_percent"].mean == pytest.approx(share)
+    assert "2 seeds; 95 % t interval over differences of the same seed" in row.tips["gain"]
+    report = write_report(by_class, tmp_path / "out")
+    assert "Student&#39;s t over differences of the same seed" in report.html.read_text()
+    assert "by more than the choice of seeds explains" in report.markdown.read_text()
+    assert f"| {words.digits(share, ' %', signed=True)} |" in report.markdown.read_text()
+
+
+def test_one_seed_gives_the_difference_without_an_interval(by_class: list[Path], tmp_path: Path):
+    pair = [f for f in by_class if f.name.endswith("-1")]
+    gain = rows(pair)["er"].cells["gain"]
+    assert gain is not None and gain.low is None
+    text = write_report(pair, tmp_path / "out").markdown.read_text()
+    assert f"| {words.digits(gain.mean, signed=True)} |" in text and "explains" not in text
+
+
+@pytest.mark.parametrize("harm", ["other items", "other words"])
+def test_what_was_scored_on_other_items_or_by_something_else_is_not_compared(by_class: list[Path], harm: str):
+    for folder in by_class:
+        meta = json.loads((folder / "meta.json").read_text())
+        if harm == "other items":  # and no ranks that could tell
+            rewrite(folder, lambda a: {"after": a["after"]})
+            meta["fingerprint"] = folder.name
+        elif folder.name.startswith("er"):
+            meta["tasks"][0]["score"] = "mean of audio>image/class_mAP"
+        dump(folder / "meta.json", meta)
+    assert not rows(by_class)["er"].cells.get("gain")
+
+
+def test_the_gain_in_percent_is_the_mean_over_seeds(folders: list[Path]):
+    last = {f.name: np.mean(json.loads((f / "matrix.json").read_text())["score"]["latest"][-1]) for f in folders}
+    expected = np.mean([100 * (last[f"er-{s}"] - last[f"finetune-{s}"]) / last[f"finetune-{s}"] for s in SEEDS])
+    assert rows(folders)["er"].cells["gain_percent"].mean == pytest.approx(expected)
+
+
 def test_the_baseline_is_the_variant_of_that_name_or_the_one_without_a_method(tmp_path: Path):
     plain = write_run(tmp_path / "plain", "plain", media=False)
     other = write_run(tmp_path / "er", "er", media=False)

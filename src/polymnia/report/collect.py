@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder says. ``log``, ``examples`` and ``ranks`` may be empty; ``missing`` says so in words."""
+    """What one run folder says. All but ``meta`` and ``matrix`` may be empty; ``missing`` says so in words."""
 
     path: Path
     meta: dict[str, Any]
@@ -40,6 +40,7 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     examples: dict[str, Any] = field(default_factory=dict)
     ranks: Arrays = field(default_factory=dict)
+    task_map: dict[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @property
@@ -73,7 +74,15 @@ class Run:
 
     @property
     def trainable(self) -> float | None:
-        return number((self.meta.get("parameters") or {}).get("trainable"))
+        return self.size("trainable")
+
+    def size(self, what: str) -> float | None:
+        """Parameters that are ``trainable``, ``stored``, of a ``teacher``, or ``total``; None where not counted."""
+        return number((self.meta.get("parameters") or {}).get(what))
+
+    def uses(self, method: str) -> bool:
+        """Whether a method of this name is in the run's chain."""
+        return any(isinstance(part, dict) and part.get("use") == method for part in self.meta.get("method") or [])
 
     def task_meta(self) -> list[dict[str, Any]]:
         return [t for t in self.meta.get("tasks") or [] if isinstance(t, dict)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import fmean
 
 from polymnia.eval import matrix
 from polymnia.report import counts, words
@@ -72,6 +73,19 @@ def metric_rows(method: Method, head: str, *, topics: bool = False) -> list[Metr
 def in_words(metric: str) -> str:
     topic, _, rest = metric.removeprefix("topic:").partition("/")
     return f"{topic}: {words.metric(rest)}" if metric.startswith("topic:") else words.metric(metric)
+
+
+def routing(run: Run, head: str) -> dict[str, float]:
+    """How often an input is sent to its own task after the last task, in percent: a mean over tasks for each modality.
+
+    {} where no task is chosen.
+    """
+    found: dict[str, list[float]] = {}
+    for task, metric, values in all_metrics(run, head):
+        at_last = dict(zip(run.after, values, strict=False)).get(run.learned)
+        if metric.startswith(words.ROUTING) and task in run.tasks and at_last is not None:
+            found.setdefault(metric, []).append(at_last)
+    return {metric: fmean(values) for metric, values in found.items()}
 
 
 def sizes(metrics: dict[str, Column], metric: str) -> tuple[float | None, float | None]:

@@ -7,9 +7,15 @@ from itertools import chain
 
 from polymnia.report import words
 from polymnia.report.collect import Method
+from polymnia.report.columns import GAIN, Row, said_scores
 from polymnia.report.counts import lacking
 from polymnia.report.logs import INERT, gradient_shares
-from polymnia.report.summary import GAIN, Row, said_scores
+
+CLAIMS = {  # of papers, by the method that is named after them
+    "ptat": "PTAT claims 2.42 % of the parameters of sequential fine-tuning and +4.46 % over it (points or percent: "
+    "its abstract does not say)",
+    "lpi": "LPI claims < 0.5 M additional parameters (as a summary of it says; its abstract gives no number)",
+}
 
 
 def heading(methods: Sequence[Method]) -> str:
@@ -67,12 +73,19 @@ def headline(summary: Sequence[Row]) -> str:
     else:
         apart = first.low > second.high
         said += f"Their intervals over seeds {'do not overlap' if apart else 'overlap, so the order may be chance'}."
-    gains = [(r.label, c) for _, r in ranked if (c := r.cells.get(GAIN))]
-    sure = [label for label, c in gains if words.certain(c) and c.mean > 0]
-    if gains:
-        whom = words.listed(sure) if sure else "no method"
-        said += f" Better than plain fine-tuning by more than the choice of queries explains: {whom}."
+    for over in ("queries", "seeds"):
+        gains = [(r.label, c) for _, r in ranked if r.over == over and (c := r.cells.get(GAIN)) and c.low is not None]
+        sure = [label for label, c in gains if words.certain(c) and c.mean > 0]
+        if gains:
+            whom = words.listed(sure) if sure else "no method"
+            said += f" Better than plain fine-tuning by more than the choice of {over} explains: {whom}."
     return said
+
+
+def claims(methods: Sequence[Method]) -> list[str]:
+    """What the papers say whose methods were run: of their own encoders and data, and no result of ours."""
+    used = [said for use, said in CLAIMS.items() if any(r.uses(use) for m in methods for r in m.runs)]
+    return [f"{said}. A claim of the paper on its own encoders and data, no result of these runs." for said in used]
 
 
 def notes(methods: Sequence[Method]) -> list[str]:

@@ -8,12 +8,26 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from polymnia.report import charts, counts, figure, metrics, notes, plots, summary, tables, words
+from polymnia.report import (
+    charts,
+    columns,
+    counts,
+    figure,
+    markdown,
+    metrics,
+    notes,
+    plots,
+    shares,
+    summary,
+    tables,
+    words,
+)
 from polymnia.report.collect import Estimate, Method, heads
 from polymnia.report.folders import read_methods
 from polymnia.report.gallery import gallery
 from polymnia.report.logs import INERT, fact_means, gradient_shares
 from polymnia.report.tables import Report
+from polymnia.report.taskmap import task_map
 from polymnia.types import UserError
 
 HEAD_WORDS = {
@@ -32,9 +46,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Report:
         raise UserError(f"the report cannot be written into {out}: {error}") from error
     found = content(methods)
     rows = found["summary"]
-    text = tables.markdown(found["title"], found["intro"], methods, rows, found["watched"], found["notes"])
     (out / "report.html").write_text(render(methods, found), encoding="utf-8")
-    (out / "report.md").write_text(text, encoding="utf-8")
+    (out / "report.md").write_text(markdown.markdown(methods, found), encoding="utf-8")
     summary_header = ("method", "seed", "head", "metric", "value")
     matrix_header = ("method", "seed", "head", "after", "task", "metric", "value")
     return Report(
@@ -55,8 +68,10 @@ def content(methods: Sequence[Method]) -> dict[str, Any]:
     return {
         "title": notes.heading(methods),
         "intro": notes.intro(methods, rows[known[0]]),
+        "claims": notes.claims(methods),
         "notes": notes.notes(methods),
         "summary": rows,
+        "maps": {m.label: found for m in methods if (found := task_map(m))},
         "watched": metrics.watched(methods, known[0]),
     }
 
@@ -75,10 +90,14 @@ def render(methods: Sequence[Method], found: dict[str, Any]) -> str:
     return environment.get_template("report.html").render(
         **found,
         methods=methods,
-        columns={h: summary.columns(methods, rows) for h, rows in found["summary"].items()},
+        columns={h: columns.columns(methods, rows) for h, rows in found["summary"].items()},
+        named=columns.NAMED,
+        with_named=columns.with_named,
         heads={h: HEAD_WORDS[h] for h in found["summary"]},
-        gain=summary.GAIN,
-        shared=summary.shared(methods),
+        gain=columns.GAIN,
+        percent=columns.PERCENT,
+        how_sure=columns.how_sure,
+        shared=shares.shared(methods),
         slots=plots.slots(methods),
         charts={h: plots.curve_charts(methods, h) for h in found["summary"]},
         training={m.label: plots.training_charts(m) for m in methods},

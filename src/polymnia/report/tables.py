@@ -1,4 +1,4 @@
-"""The report as Markdown, as CSV and as a table in the terminal."""
+"""The report as CSV and as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from polymnia.report import counts, versus, words
+from polymnia.report import counts, shares, versus, words
 from polymnia.report.collect import Estimate, Method, Run, heads, number
-from polymnia.report.metrics import Watched, all_metrics
-from polymnia.report.summary import CONTINUAL, GAIN, SECONDS, Row, columns, trained_share
+from polymnia.report.columns import CONTINUAL, GAIN, PERCENT, SECONDS, SHARES
+from polymnia.report.metrics import all_metrics, routing
 
 WIDE = 132  # columns of a terminal that has room for every task
 NARROW = 100  # below it the transfers give way to whole names of methods
@@ -38,62 +38,6 @@ class Report:
     lacking: Mapping[str, str] = field(default_factory=dict)
 
 
-def cell(word: object) -> str:
-    """A value that cannot break out of a Markdown table or be taken for HTML."""
-    flat = " ".join(str(word).split())
-    return flat.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("`", "\\`")
-
-
-def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of finished cells."""
-    return "\n".join("| " + " | ".join(words) + " |" for words in (header, ["---"] * len(header), *lines))
-
-
-def markdown(
-    title: str,
-    intro: Sequence[str],
-    methods: Sequence[Method],
-    summary: Mapping[str, Sequence[Row]],
-    watched: Sequence[Watched],
-    notes: Sequence[str],
-) -> str:
-    """The report as text: summary tables, then R[i][j] of every method, then what to know."""
-    parts = [f"# {cell(title)}", *map(cell, intro)]
-    for head, rows in summary.items():
-        parts += [f"## Summary, {head} head", summary_table(methods, rows)]
-    lack = counts.lacking(methods)
-    for head in summary:
-        parts.append(f"## Score on each task after each task, {head} head")
-        for method in methods:
-            titles = [counts.beside(t, lack) for t in method.tasks]
-            lines = [
-                [cell(method.tasks[i - 1] if i else "(before)"), *map(words.text, values)]
-                for i, values in method.cells(head).items()
-            ]
-            parts += [f"### {cell(method.label)}", grid([cell(w) for w in ("after", *titles)], lines)]
-    if watched:
-        parts.append("## Watched, never trained")
-    for found in watched:
-        lines = [[cell(label), *map(words.text, v), words.digits(c, signed=True)] for label, v, c in found.lines]
-        header = [cell(w) for w in ("method", *found.stages, "change")]
-        of = f" ({found.of} items)" if found.of else ""
-        parts += [f"### {cell(found.name)}: {cell(found.metric)}{of}", grid(header, lines)]
-    if notes:
-        parts += ["## Good to know", "\n".join(f"- {cell(n)}" for n in notes)]
-    return "\n\n".join(parts) + "\n"
-
-
-def summary_table(methods: Sequence[Method], rows: Sequence[Row]) -> str:
-    shown, lines = columns(methods, rows), []
-    for row in rows:
-        said = [(c.key, c.text(row.cells.get(c.key))) for c in shown]
-        name = cell(row.label + (f" ({row.note})" if row.note else ""))
-        lines.append([f"*{name}*" if row.kind == "reference" else name, words.seeds(row.seeds)])
-        lines[-1] += [f"**{text}**" if key in row.best else text for key, text in said]
-    titles = [c.title + (f" ({c.of})" if c.of else "") for c in shown]
-    return grid(["method", "seeds", *map(cell, titles)], lines)
-
-
 def write_csv(path: Path, header: Sequence[str], lines: Iterator[tuple[Any, ...]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -110,9 +54,9 @@ def summary_lines(methods: Sequence[Method]) -> Iterator[tuple[Any, ...]]:
                 final = dict(zip(run.tasks, run.grid(head).get(run.learned, []), strict=False))
                 values = run.summary(head) | {f"task/{t}": v for t, v in final.items()}
                 values |= gain_lines(methods, method, run, head)
-                share = trained_share(methods, method, run)
-                values |= {"trainable": share, "seconds": number(run.meta.get("seconds"))}
-                values |= dict(counts.numbers(run))
+                values |= routing(run, head)
+                values |= {"trainable": shares.trained(methods, method, run), "stored": shares.stored(run)}
+                values |= {"seconds": number(run.meta.get("seconds"))} | dict(counts.numbers(run))
                 yield from ((method.label, run.seed, head, k, v) for k, v in values.items() if v is not None)
 
 
@@ -149,15 +93,16 @@ def matrix_lines(methods: Sequence[Method]) -> Iterator[tuple[Any, ...]]:
 def print_table(report: Report, console: Console) -> None:
     """The summary of the first head: means, ± sd over seeds; single tasks and costs where the terminal has room."""
     rows = [row for row in report.table if row["head"] == report.table[0]["head"]]
-    names = {"average": "average", GAIN: "vs finetune"} | {c.key: c.title for c in CONTINUAL}
-    names |= {"trainable": "trainable", "seconds": SECONDS.title}
-    present = list(dict.fromkeys(k for row in rows for k in row))
+    names = {"average": "average", GAIN: "vs finetune", PERCENT: "in %"} | {c.key: c.title for c in CONTINUAL}
+    costs = dict(zip(SHARES, SHARES, strict=True)) | {"seconds": SECONDS.title}
+    present = list(dict.fromkeys(k for row in rows for k, v in row.items() if v is not None))
     keys = [k for k in names if k in present]
-    if console.width < WIDE:
-        less = ("trainable", "seconds") if console.width >= NARROW else ("trainable", "seconds", *TRANSFERS)
-        keys = [k for k in keys if k not in less]
-    else:
-        keys = [*keys[:-2], *[k for k in present if k.startswith("task/")], *keys[-2:]]
+    if console.width >= WIDE:
+        many = [k for k in present if k.startswith(("task/", words.ROUTING))]
+        keys += [*many, *[k for k in costs if k in present]]
+    elif console.width < NARROW:
+        keys = [k for k in keys if k not in (PERCENT, *TRANSFERS)]
+    names |= costs
     table = Table(title=f"score in percent, {rows[0]['head']} head", title_justify="left")
     table.add_column("method", no_wrap=True)
     for key in keys:
@@ -177,8 +122,10 @@ def plain(key: str, value: dict[str, Any] | None) -> str:
     if value is None:
         return words.DASH
     known = Estimate(**value)
-    if key == GAIN:
-        mark = " " + words.arrow(known) if words.certain(known) else ""
+    if key in SHARES:
+        return words.share(known.mean)
+    if key in (GAIN, PERCENT):
+        mark = " " + words.arrow(known) if key == GAIN and words.certain(known) else ""
         return words.digits(known.mean, signed=True) + mark
     spread = f" ± {words.digits(known.sd)}" if key in {c.key for c in CONTINUAL} and words.has_spread(known) else ""
     return words.digits(known.mean) + spread

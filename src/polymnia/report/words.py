@@ -8,6 +8,8 @@ from polymnia.report.collect import Estimate
 
 DASH = "\N{EN DASH}"  # not defined, or not measured
 MINUS = "\N{MINUS SIGN}"
+ROUTING = "routing/"
+INPUTS = {"audio": "sounds", "image": "pictures", "text": "captions"}
 CALLED = {
     "zeroshot/pooled": "zero-shot accuracy",
     "zeroshot/fold_mean": "zero-shot accuracy, mean over folds",
@@ -49,7 +51,7 @@ def text(value: Estimate | None, unit: str = "", *, spread: bool = True) -> str:
 
 
 def difference(value: Estimate | None) -> str:
-    """A signed difference with its interval; ▲ or ▼ where that excludes 0."""
+    """A signed difference with its interval if it has one; ▲ or ▼ where that excludes 0."""
     if value is None:
         return DASH
     out = digits(value.mean, signed=True)
@@ -57,8 +59,23 @@ def difference(value: Estimate | None) -> str:
     return out + (" " + arrow(value) if certain(value) else "")
 
 
+def correlation(value: Estimate | None) -> str:
+    """Between -1 and 1, with two decimals and the deviation over seeds."""
+    if value is None:
+        return DASH
+    spread = f" ± {value.sd:.2f}" if value.sd is not None and has_spread(value) else ""
+    return f"{value.mean:+.2f}".replace("-", MINUS) + spread
+
+
 def arrow(value: Estimate) -> str:
     return "\N{BLACK UP-POINTING TRIANGLE}" if value.mean > 0 else "\N{BLACK DOWN-POINTING TRIANGLE}"
+
+
+def share(value: float) -> str:
+    """A share that is in percent already; with two decimals where it is small."""
+    if 0 < value < 0.005:
+        return "< 0.01 %"
+    return f"{value:.{2 if value < 10 else 1}f} %"
 
 
 def percent(value: float) -> str:
@@ -71,7 +88,7 @@ def seeds(numbers: tuple[int, ...]) -> str:
 
 
 def count(n: int, word: str) -> str:
-    return f"{n} {word}" + ("" if n == 1 else "s")
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
 
 
 def listed(words: Iterable[str]) -> str:
@@ -84,6 +101,9 @@ def metric(key: str) -> str:
     """A metric's key in words: "union/audio>text/R@1" is "R@1, audio → text, among all tasks seen"."""
     if key in CALLED:
         return CALLED[key]
+    if key.startswith(ROUTING):
+        what = INPUTS.get(key.removeprefix(ROUTING), "inputs")
+        return f"{what} sent to the prompts of their own task"
     union = key.startswith("union/")
     where, _, name = key.removeprefix("union/").rpartition("/")
     name = "mAP by class" if name == "class_mAP" else "median rank" if name == "MedR" else name

@@ -20,6 +20,7 @@ from PIL import Image
 
 from polymnia.data.collection import Collection
 from polymnia.data.disk import write_text
+from polymnia.runs import parameters, taskmap
 from polymnia.train.ratio import INERT
 from polymnia.train.trainer import Step
 from polymnia.types import AudioSpec, Captions, Item, Task
@@ -97,9 +98,10 @@ def begin(session: Session) -> None:
 
 
 def finish(session: Session, seconds: float) -> None:
-    """Examples with their media, and meta.json with the time taken."""
+    """Examples with their media, the map of the tasks, and meta.json with the time taken."""
     session.book.write(session.folder)
     _examples(session)
+    taskmap.write(session)
     meta = _meta(session) | {"seconds": seconds, "finished": _now()}
     write_text(session.folder / "meta.json", json.dumps(meta, indent=1))
 
@@ -112,9 +114,6 @@ def _meta(session: Session) -> dict[str, Any]:
     recipe = session.recipe
     path = session.folder / "meta.json"
     started = json.loads(path.read_text(encoding="utf-8"))["started"] if path.exists() else _now()
-    parameters = list(session.model.parameters()) + [
-        p for m, t in session.towers.items() if m not in session.model.learn for p in t.parameters()
-    ]
     return {
         "name": recipe.name,
         "variant": recipe.variant,
@@ -125,7 +124,7 @@ def _meta(session: Session) -> dict[str, Any]:
         "started": started,
         "finished": None,
         "seconds": 0.0,
-        "parameters": {"trainable": session.trainable, "total": sum(p.numel() for p in parameters)},
+        "parameters": parameters.sizes(session),
         "method": [p.dump() for p in recipe.method],
         "fingerprint": session.fingerprint,
         "stages": session.stage_keys,

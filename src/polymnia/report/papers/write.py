@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from polymnia.report import words
+from polymnia.report.markdown import cell, grid
 from polymnia.report.papers.cells import Cell, Line
 from polymnia.report.papers.sheets import Comparison, Sheet
 from polymnia.report.papers.text import heading, notes, rows, transfer_rows
-from polymnia.report.tables import cell, grid, write_csv
+from polymnia.report.tables import write_csv
 from polymnia.types import UserError
 
 HEADER = ("table", "stand_in", "row", "setting", "recipe", "seeds", "column", "in_place_of", "head", "paper")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from report_fixture import TASKS, dump, write_run
+from rich.console import Console
 
 from polymnia.report import columns, notes, summary, taskmap, words
 from polymnia.report.collect import Estimate
 from polymnia.report.folders import read_methods
 from polymnia.report.page import write_report
-from polymnia.report.tables import Report
+from polymnia.report.tables import Report, print_table
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +188,13 @@ def test_the_page_draws_the_maps_and_says_how_they_go_together(folders: list[Pat
         ("names", "features (audio)"),
         ("prompts (audio)", "features (audio)"),
     ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 132, 150, 240])
+def test_the_terminal_shows_what_fits_and_cuts_nothing(report: Report, width: int):
+    out = io.StringIO()
+    print_table(report, Console(file=out, width=width))
+    text = out.getvalue()
+    assert "average" in text and "forgetting" in text and ("routing/audio" in text) == (width == 240)
+    assert ("2.10 %" in text and "5.00 %" in text) == (width > 80)
+    assert "…" not in text

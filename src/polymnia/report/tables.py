@@ -17,9 +17,18 @@ from polymnia.report.collect import Estimate, Method, Run, heads, number
 from polymnia.report.columns import CONTINUAL, GAIN, PERCENT, SECONDS, SHARES
 from polymnia.report.metrics import all_metrics, routing
 
-WIDE = 132  # columns of a terminal that has room for every task
-NARROW = 100  # below it the transfers give way to whole names of methods
-TRANSFERS = ("backward_transfer", "forward_transfer")
+WIDE = 132  # letters of a terminal that shows single tasks
+TASKS, ROUTED = ("task/",), (words.ROUTING,)
+MANY = (*ROUTED, *TASKS)
+# Beginnings of keys, those first that a narrow terminal keeps.
+ESSENTIAL = ("average", GAIN, "forgetting", "plasticity")
+GROUPS = ((PERCENT,), ("backward_transfer", "forward_transfer"), SHARES, ("seconds",), ROUTED, TASKS)
+NAMES = {
+    **{"average": "average", GAIN: "vs finetune", PERCENT: "in %"},
+    **{c.key: c.title for c in CONTINUAL[1:]},
+    **dict(zip(SHARES, SHARES, strict=True)),
+    "seconds": SECONDS.title,
+}
 
 
 @dataclass(frozen=True)
@@ -91,30 +100,47 @@ def matrix_lines(methods: Sequence[Method]) -> Iterator[tuple[Any, ...]]:
 
 
 def print_table(report: Report, console: Console) -> None:
-    """The summary of the first head: means, ± sd over seeds; single tasks and costs where the terminal has room."""
+    """The summary of the first head: means, ± sd over seeds; costs and single tasks where the terminal has room."""
     rows = [row for row in report.table if row["head"] == report.table[0]["head"]]
-    names = {"average": "average", GAIN: "vs finetune", PERCENT: "in %"} | {c.key: c.title for c in CONTINUAL}
-    costs = dict(zip(SHARES, SHARES, strict=True)) | {"seconds": SECONDS.title}
-    present = list(dict.fromkeys(k for row in rows for k, v in row.items() if v is not None))
-    keys = [k for k in names if k in present]
-    if console.width >= WIDE:
-        many = [k for k in present if k.startswith(("task/", words.ROUTING))]
-        keys += [*many, *[k for k in costs if k in present]]
-    elif console.width < NARROW:
-        keys = [k for k in keys if k not in (PERCENT, *TRANSFERS)]
-    names |= costs
-    table = Table(title=f"score in percent, {rows[0]['head']} head", title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for key in keys:
+    names = NAMES | {k: k.removeprefix("task/") for row in rows for k in row if k.startswith(MANY)}
+    present = {k for row in rows for k, v in row.items() if v is not None}
+    columns = {}
+    for key in (k for k in names if k in present):
         task = key.removeprefix("task/")
         of = f"\n{report.lacking[task]}" if key != task and task in report.lacking else ""
-        table.add_column(escape(names.get(key, task) + of), justify="right", no_wrap=True)
-    for row in rows:
-        said = [plain(key, row.get(key)) for key in keys]
+        columns[key] = [names[key] + of, *(plain(key, row.get(key)) for row in rows)]
+    labels = ["method", *(row["method"] for row in rows)]
+    shown = fitting(columns, console.width - 1 - across(labels), console.width >= WIDE)
+    table = Table(title=f"score in percent, {rows[0]['head']} head", title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for key in shown:
+        table.add_column(escape(columns[key][0]), justify="right", no_wrap=True)
+    for place, row in enumerate(rows, start=1):
+        said = [columns[key][place] for key in shown]
         table.add_row(escape(row["method"]), *said, style="dim" if row["kind"] == "reference" else "")
     console.print(table)
     for name, said in report.lacking.items():
         console.print(escape(f"{name}: scored on {said} items; the others are missing or broken"), soft_wrap=True)
+
+
+def fitting(columns: Mapping[str, Sequence[str]], room: int, tasks: bool) -> list[str]:
+    """The columns that there is room for, in their order; ``tasks``: single tasks, too, where they all fit.
+
+    What matters most is taken first, and what belongs together is shown together or not at all.
+    """
+    taken = set(ESSENTIAL)
+    room -= sum(across(said) for key, said in columns.items() if key in taken)
+    for group in GROUPS if tasks else GROUPS[:-1]:
+        keys = [k for k in columns if k.startswith(group)]
+        width = sum(across(columns[k]) for k in keys)
+        if width <= room:
+            taken, room = taken | set(keys), room - width
+    return [k for k in columns if k in taken]
+
+
+def across(column: Sequence[str]) -> int:
+    """Letters that a column takes, with its frame."""
+    return 3 + max(len(line) for cell in column for line in cell.splitlines() or [""])
 
 
 def plain(key: str, value: dict[str, Any] | None) -> str:

@@ -150,9 +150,15 @@ class Gates(nn.Module):
 
 
 def spread(chosen: Int[Tensor, " b"]) -> tuple[list[int], Int[Tensor, " b"]]:
-    """The tasks that a batch uses, and for each row the place of its own among them: only these are made."""
+    """The tasks that a batch uses, and for each row the place of its own among them: only these are made.
+
+    Raises IndexError for a number below 1, which would be one of the last in a list.
+    """
     used, place = chosen.unique(return_inverse=True)
-    return used.tolist(), place
+    tasks = used.tolist()
+    if tasks and tasks[0] < 1:
+        raise IndexError(f"task {tasks[0]} has nothing of its own; tasks count from 1")
+    return tasks, place
 
 
 def current_rows(batch: Batch, modality: Modality, task: int) -> Int[Tensor, " n"]:

@@ -6,41 +6,17 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-
-from polymnia.data.items import DatasetConfig
 from polymnia.data.layout import misplaced
 from polymnia.data.table import Row
-from polymnia.types import AudioFile, Item, Split, UserError
+from polymnia.types import AudioFile, Item, UserError
 
 MAX_BYTES = 1 << 30  # of a table or JSON; the largest official one (WavCaps' Freesound) has about 250 MB
 LATIN = ("utf-8-sig", "iso-8859-1")  # for tables that their authors saved as ISO-8859-1 and others have converted
-
-
-class SharesConfig(DatasetConfig):
-    """For sets without official splits: shares (0 to 1) drawn by a hash, so that an item keeps its split."""
-
-    test_share: float = Field(default=0.0, ge=0, le=1)
-    valid_share: float = Field(default=0.0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> SharesConfig:
-        if self.test_share + self.valid_share > 1:
-            raise ValueError("test_share and valid_share add up to more than 1")
-        return self
-
-    def drawn(self, key: str) -> Split:
-        """The split of everything that has this key."""
-        place = int.from_bytes(blake2b(key.encode(), digest_size=6).digest()) / 2**48
-        if place < self.test_share:
-            return "test"
-        return "valid" if place < self.test_share + self.valid_share else "train"
 
 
 def find_layout(root: Path, layouts: Sequence[Sequence[str]], what: str) -> int:
@@ -76,11 +52,14 @@ def read_text(path: Path, encodings: Sequence[str] = ("utf-8-sig",)) -> str:
     raise UserError(f"{path}, line {line}: not UTF-8; take the official file, or save it as UTF-8") from fault
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The value in a JSON file, which must be of ``kind``; else a UserError that says what is wrong with it."""
+def read_json(path: Path, kind: type = dict, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The value in a JSON file, which must be of ``kind``; else a UserError that says what is wrong with it.
+
+    ``hook`` sees every object as soon as it is read, and gives what takes its place.
+    """
     text = read_text(path)
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: malformed JSON ({error}); fetch the file again") from error
     if not isinstance(found, kind):

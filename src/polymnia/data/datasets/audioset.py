@@ -21,8 +21,9 @@ from typing import Literal
 from pydantic import Field
 
 from polymnia.data.items import OnlineConfig, check
-from polymnia.data.official import SharesConfig, find_layout, read_rows, whole
+from polymnia.data.official import find_layout, read_rows, whole
 from polymnia.data.online import Media, names, seconds, youtube
+from polymnia.data.shares import SharesConfig
 from polymnia.types import Item, Split, UserError
 
 Segments = Literal["balanced_train", "unbalanced_train", "eval"]

@@ -9,24 +9,26 @@ Layout, ``wavcaps`` (31,201 clips): ``root/json_files/BBC_Sound_Effects/bbc_fina
 Layout, ``sounddescs`` (32,979): ``root/sounddescs_data/descriptions.pkl`` and ``categories.pkl``, the recordings in
 ``root/audios/<id>/<id>.wav`` or ``root/audios/<id>.wav``, and the split lists ``train_list.txt``, ``val_list.txt``,
 ``test_list.txt`` in ``root/data/SoundDescs``, where they are.
-Keys: ``form``; ``audio``, the folders that hold ``<id>.flac`` or ``.wav``; ``test_share`` and ``valid_share`` where
-there are no lists; ``punctuation: false`` drops the marks.
+Keys: ``form``; ``audio``, the folders that hold ``<id>.flac`` or ``.wav``; ``test_count`` and ``valid_count``, or
+``test_share`` and ``valid_share``, where there are no lists; ``punctuation: false`` drops the marks.
 
 The pickles are read as plain data; one that could run a program is refused. Ids differ in case between the forms:
-``origin`` is ``bbc:<id in lower case>`` in both. ``topic`` is the (first) category.
+``origin`` is ``bbc:<id in lower case>`` in both. A file that is described twice, in whatever case, is one item with
+both captions. ``topic`` is the (first) category.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from polymnia.data.captions import clean
 from polymnia.data.items import check
 from polymnia.data.layout import Clips, find_root
-from polymnia.data.official import SharesConfig, find_layout, read_json, read_text, require_a_clip, stem
+from polymnia.data.official import find_layout, read_json, read_text, require_a_clip, stem
 from polymnia.data.pickles import read_plain
+from polymnia.data.shares import CountsConfig
 from polymnia.data.table import Row
 from polymnia.types import AudioFile, Captions, Item, Split, UserError
 
@@ -35,7 +37,7 @@ LISTS: dict[str, Split] = {"train_list.txt": "train", "val_list.txt": "valid", "
 Told = tuple[Row, str, tuple[str, ...], str]  # where, id, captions, category
 
 
-class Config(SharesConfig):
+class Config(CountsConfig):
     """``form``: whose captions; ``audio``: folders below ``root``, the first that has a clip wins."""
 
     form: Literal["wavcaps", "sounddescs"] = "wavcaps"
@@ -56,21 +58,34 @@ def items(cfg: Config) -> list[Item]:
     Raises UserError for a root without the layout, a file of another version, or no recording at all.
     """
     what = f"BBC Sound Effects ({cfg.form}) at {cfg.root}"
-    told = list(_wavcaps(cfg.root) if cfg.form == "wavcaps" else _sounddescs(cfg.root))
+    told = _joined(_wavcaps(cfg.root) if cfg.form == "wavcaps" else _sounddescs(cfg.root))
     lists = _lists(cfg.root) if cfg.form == "sounddescs" else {}
-    if lists and (cfg.test_share or cfg.valid_share):
-        raise UserError(f"{what} has split lists: leave out test_share and valid_share, or the lists")
+    if lists and cfg.holds_out:
+        raise UserError(f"{what} has split lists: leave out test_share, test_count and so on, or the lists")
     folders = [cfg.root / name for name in cfg.audio]
     clips = Clips(folders)
     nested = {path.name for path in (cfg.root / "audios").glob("*/")}
-    found = [_item(cfg, row, clips, nested, lists) for row in told if not lists or row[1].lower() in lists]
+    if lists:
+        told = {low: one for low, one in told.items() if low in lists}
+    splits = [lists[low] for low in told] if lists else cfg.draw(list(told), what)
+    found = [_item(cfg, one, split, clips, nested) for one, split in zip(told.values(), splits, strict=True)]
     if unknown := lists.keys() - {item.id.lower() for item in found}:
         raise UserError(f"{what}: the split lists name {len(unknown)} clips without description, say {min(unknown)}")
     require_a_clip(check(found, what), folders, what)
     return found
 
 
-def _item(cfg: Config, told: Told, clips: Clips, nested: Container[str], lists: dict[str, Split]) -> Item:
+def _joined(told: Iterable[Told]) -> dict[str, Told]:
+    """What is told of each file, by its id in lower case."""
+    found: dict[str, Told] = {}
+    for row, name, texts, category in told:
+        first = found.get(name.lower(), (row, name, (), category))
+        both = tuple(dict.fromkeys((*first[2], *texts)))
+        found[name.lower()] = (first[0], first[1], both, first[3] or category)
+    return found
+
+
+def _item(cfg: Config, told: Told, split: Split, clips: Clips, nested: Container[str]) -> Item:
     row, name, texts, category = told
     texts = tuple(filter(None, (clean(text, cfg.punctuation) for text in texts)))
     if not texts:
@@ -82,7 +97,7 @@ def _item(cfg: Config, told: Told, clips: Clips, nested: Container[str], lists: 
         {"audio": AudioFile(path), "text": Captions(texts)},
         group=name,
         topic=category,
-        split=lists[low] if lists else cfg.drawn(low),
+        split=split,
         origin=(f"bbc:{low}",),
     )
 

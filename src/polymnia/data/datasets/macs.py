@@ -26,7 +26,8 @@ from pydantic import Field
 from polymnia.data.captions import clean
 from polymnia.data.items import check
 from polymnia.data.layout import Clips
-from polymnia.data.official import SharesConfig, find_layout, read_rows, read_text, require_a_clip, stem
+from polymnia.data.official import find_layout, read_rows, read_text, require_a_clip, stem
+from polymnia.data.shares import SharesConfig
 from polymnia.data.table import Row
 from polymnia.types import AudioFile, Captions, Item, UserError
 

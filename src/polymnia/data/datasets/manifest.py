@@ -29,7 +29,7 @@ from typing import get_args
 from polymnia.config import nearest
 from polymnia.data.container import is_container
 from polymnia.data.items import check, require
-from polymnia.data.official import SharesConfig
+from polymnia.data.shares import SharesConfig
 from polymnia.data.table import Row, read
 from polymnia.types import (
     MODALITIES,

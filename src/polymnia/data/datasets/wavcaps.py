@@ -8,13 +8,14 @@ AudioSet_SL, BBC_Sound_Effects, FreeSound or SoundBible.
 
 There is no official split. Much of what others test on is in here, so choose a blacklist: ``exclude: [all_ac]`` keeps
 out AudioCaps and Clotho, ``test_ac`` their test sets, ``ub8k_esc50_vggsound`` what its name says. ``origin`` and the
-split of a recording of the BBC are as in the data set ``bbc``.
+split of a recording of the BBC are as in the data set ``bbc``. ``test_count`` and ``valid_count`` recordings, or
+shares, are held out of what the blacklists leave.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +24,11 @@ from pydantic import Field, model_validator
 from polymnia.data.captions import clean
 from polymnia.data.items import OnlineConfig, check
 from polymnia.data.layout import Clips, find_root
-from polymnia.data.official import SharesConfig, read_json
+from polymnia.data.official import read_json
 from polymnia.data.online import FILM, Media, seconds, youtube
+from polymnia.data.shares import CountsConfig
 from polymnia.data.table import Row
-from polymnia.types import Captions, Item, Modality, UserError, VideoFile
+from polymnia.types import Captions, Item, Modality, Split, UserError, VideoFile
 from polymnia.types import Source as Medium
 
 Source = Literal["AudioSet_SL", "BBC_Sound_Effects", "FreeSound", "SoundBible"]
@@ -43,7 +45,7 @@ SPELLINGS = ("{}", "blacklist_exclude_{}", "blacklist_{}")
 ABOVE = ("Audio", "audio", ".", "waveforms")
 
 
-class Config(SharesConfig, OnlineConfig):
+class Config(CountsConfig, OnlineConfig):
     """``exclude`` names blacklists of the set (with or without ``blacklist_exclude_``) or JSON files under ``root``.
 
     Recordings longer than ``max_seconds`` are left out (FreeSound has some of hours, 1.4 TB in all). ``videos`` is a
@@ -74,17 +76,15 @@ def items(cfg: Config) -> list[Item]:
     """
     root = find_root(cfg.root, [f"json_files/{source}/{FILES[source]}" for source in cfg.sources], "WavCaps")
     banned = {pair for chosen in cfg.exclude for pair in _blacklist(root, chosen)}
+    told = [(source, row) for source in cfg.sources for row in _wanted(cfg, root, source, banned)]
+    splits = cfg.draw([row.word("id").lower() for _, row in told], f"WavCaps at {root}")
     found = []
     for source in cfg.sources:
         places = [f"{above}/{source}{tail}" for above in ABOVE for tail in ("", "_flac")]
         sound = Media(root, places, f"WavCaps ({source})")
         films = _films(root / cfg.videos) if cfg.videos is not None and source == "AudioSet_SL" else None
-        for row in _entries(root / "json_files" / source / FILES[source]):
-            if (source, row.word("id")) in banned:
-                continue
-            if cfg.max_seconds is not None and seconds(str(row.cells.get("duration")), row.where) > cfg.max_seconds:
-                continue
-            found.append(_item(cfg, source, row, sound, films))
+        own = [(row, split) for (of, row), split in zip(told, splits, strict=True) if of == source]
+        found += [_item(cfg, source, row, split, sound, films) for row, split in own]
         sound.require_some("<id>")
     return check(found, f"WavCaps at {root}")
 
@@ -117,6 +117,14 @@ def _blacklist(root: Path, chosen: str) -> Iterator[tuple[Source, str]]:
         yield from ((LISTED[key], _bare(str(name))) for name in ids)
 
 
+def _wanted(cfg: Config, root: Path, source: Source, banned: Container[tuple[Source, str]]) -> Iterator[Row]:
+    for row in _entries(root / "json_files" / source / FILES[source]):
+        if (source, row.word("id")) in banned:
+            continue
+        if cfg.max_seconds is None or seconds(str(row.cells.get("duration")), row.where) <= cfg.max_seconds:
+            yield row
+
+
 def _entries(table: Path) -> Iterator[Row]:
     data = read_json(table).get("data")
     if not isinstance(data, list):
@@ -131,7 +139,7 @@ def _entries(table: Path) -> Iterator[Row]:
         yield row
 
 
-def _item(cfg: Config, source: Source, row: Row, sound: Media, films: Clips | None) -> Item:
+def _item(cfg: Config, source: Source, row: Row, split: Split, sound: Media, films: Clips | None) -> Item:
     name = row.word("id")
     video = name.removeprefix("Y")
     sources: dict[Modality, Medium] = sound.sources([name])
@@ -140,7 +148,7 @@ def _item(cfg: Config, source: Source, row: Row, sound: Media, films: Clips | No
     sources["text"] = Captions(_captions(cfg, row))
     origin = f"{SITES[source]}:{name.lower()}" if source in SITES else youtube(video, row.where)
     key = f"{source}/{name}"
-    return Item(key, sources, group=key, topic=source, split=cfg.drawn(name.lower()), origin=(origin,))
+    return Item(key, sources, group=key, topic=source, split=split, origin=(origin,))
 
 
 def _captions(cfg: Config, row: Row) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from .archive_miniatures import ARCHIVES
 from .online_miniatures import ONLINE
+from .picture_miniatures import PICTURES
 
 Settings = dict[str, Any]
 
@@ -90,6 +91,7 @@ MINIATURES: dict[str, Callable[[Path], Settings]] = {
     "soundworld": soundworld,
     **ARCHIVES,
     **ONLINE,
+    **PICTURES,
 }
 
 GENERATED = frozenset({"soundworld"})  # data sets that write their own files: a missing root is where they will be

@@ -28,7 +28,7 @@ eval_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(eval_app, name="eval")
-data_sets = typer.Typer(help="What is really there of a data set.", no_args_is_help=True)
+data_sets = typer.Typer(help="What is really there of a data set, and splits made from it.", no_args_is_help=True)
 app.add_typer(data_sets, name="data")
 
 
@@ -88,6 +88,19 @@ def data_check(
         show_sets(checked, Console())
     if any(c.faults for c in checked):
         raise typer.Exit(1)
+
+
+@data_sets.command("build")
+def data_build(
+    name: Annotated[str, typer.Argument(help="what to make: coco-supercategory, LPI's twelve tasks")],
+    root: Annotated[Path, typer.Argument(help="the folder that the data set lies in")],
+    out: Annotated[Path | None, typer.Option(help="a folder (default: beside the files it is made of)")] = None,
+) -> None:
+    """Make a split that no one publishes from a data set's official files, and say how large its parts are."""
+    from polymnia.data.builders import build
+
+    for line in build(name, root, out):
+        typer.echo(line)
 
 
 @eval_app.command("suite")

@@ -8,6 +8,7 @@ import re
 TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
 ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
 BEFORE_MARK = re.compile(r"\s+([,.!?;:])(?=\s|$)")  # not the point of "a .22 rifle"
+BARE = str.maketrans({**dict.fromkeys(",.'!?\"()*#:;~"), "-": " ", "/": " "})
 MARKS = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)")
 
 
@@ -19,6 +20,15 @@ def clean(text: str, punctuation: bool = True) -> str:
     """
     text = text.lower()
     return BEFORE_MARK.sub(r"\1", " ".join((text if punctuation else MARKS.sub(" ", text)).split()))
+
+
+def bare(text: str) -> str:
+    """A caption in lower case without the marks , . ' ! ? " ( ) * # : ; ~, its hyphens and slashes as spaces. May be
+    empty.
+
+    As ALBEF, BLIP and LPI clean COCO's captions: "a man's dog" becomes "a mans dog", where ``clean`` keeps it.
+    """
+    return " ".join(text.lower().translate(BARE).split())
 
 
 def html_free(text: str) -> str:

@@ -1,0 +1,134 @@
+"""The recipes of the prompt papers on miniature trees in the official layouts, with checkpoints in the public ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkpoints import ast, bert, clap, clip
+from command import command
+from prompt_world import FORGOTTEN, PromptWorld
+
+from polymnia.data.coco import SUPERCATEGORIES
+
+PAPERS = Path(__file__).parents[2] / "recipes/papers"
+TAIL = sorted(p.stem for p in (PAPERS / "ptat").glob("*.yaml"))
+NAMES = ["AudioCaps", "Clotho", "BBC", "AudioSet"]
+LPI_ORDER = [
+    *("appliance", "sports", "outdoor", "electronic", "accessory", "indoor"),
+    *("kitchen", "furniture", "vehicle", "food", "animal", "person"),
+]
+
+
+@pytest.fixture(scope="session")
+def tail_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = PromptWorld(tmp_path_factory.mktemp("tail")).tail().root
+    for make in (clap, ast, bert):
+        make(root / "weights" / make.__name__)
+    return root
+
+
+@pytest.fixture(scope="session")
+def coco_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = PromptWorld(tmp_path_factory.mktemp("lpi")).coco().root
+    clip(root / "weights/clip")
+    return root
+
+
+def small(root: Path, tmp_path: Path, **keys: Any) -> Path:
+    """A file of overrides that makes a recipe small, without touching what it is made of."""
+    keys = {k.replace("__", "."): v for k, v in keys.items()}
+    where = {"data": str(root), "out": str(tmp_path / "runs"), "cache": str(tmp_path / "cache"), "seeds": [0]}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**where, "dim": 6, "train.batch": 4, "train.epochs": 1, **keys}))
+    return path
+
+
+def small_tail(name: str, root: Path, tmp_path: Path) -> Path:
+    model = "ast" if name.startswith("ast") else "clap"
+    counts = {f"tasks__{task}__data__{split}_count": 4 for task in ("BBC", "AudioSet") for split in ("test", "valid")}
+    towers = {"towers__audio__model": str(root / "weights" / model), "towers__text__model": str(root / "weights/bert")}
+    sizes = {"heads__audio__hidden": 8, "heads__text__hidden": 8, "towers__text__max_tokens": 12}
+    return small(root, tmp_path, tasks__Clotho__train__epochs=1, **towers, **sizes, **counts)
+
+
+def small_coco(root: Path, tmp_path: Path, **keys: Any) -> Path:
+    model = str(root / "weights/clip")
+    towers = {"towers__image__model": model, "towers__text__model": model, "towers__text__max_tokens": 16}
+    return small(root, tmp_path, **towers, **keys)
+
+
+def rehearsed(recipe: Path, over: Path) -> dict[str, Any]:
+    """The plan of a dry run that has nothing to object to."""
+    said = command("run", recipe, "--with", over, "--dry-run", "--json", "method=[]")
+    assert said.code == 0, said
+    return json.loads(said.out)
+
+
+@pytest.mark.parametrize("name", TAIL)
+def test_a_recipe_of_tail_passes_its_dry_run(name: str, tail_world: Path, tmp_path: Path) -> None:
+    before = listing(tail_world, tmp_path)
+    over = small_tail(name, tail_world, tmp_path)
+    found = rehearsed(PAPERS / f"ptat/{name}.yaml", over)
+    assert listing(tail_world, tmp_path) == sorted([*before, str(over)])  # it touches nothing
+    order = {"order-reverse": NAMES[::-1], "order-random": ["Clotho", "BBC", "AudioSet", "AudioCaps"]}.get(name, NAMES)
+    (found,) = found["plans"]
+    assert [t["name"] for t in found["tasks"]] == order
+    # AudioSet: 26 clips less two on the blacklist, 4 and 4 of them held out, and one that AudioCaps tests with
+    items = {t["name"]: {s: n["present"] for s, n in t["items"].items()} for t in found["tasks"]}
+    assert items == {
+        "AudioCaps": {"train": 5, "valid": 2, "test": 3},
+        "Clotho": {"train": 6, "valid": 3, "test": 4},
+        "BBC": {"train": 12, "valid": 4, "test": 4},
+        "AudioSet": {"train": 15, "valid": 4, "test": 4},
+    }
+
+
+@pytest.mark.slow
+def test_tail_trains_and_what_audiocaps_tests_with_is_not_learned_from_audioset(
+    tail_world: Path, tmp_path: Path
+) -> None:
+    matrix, meta = trained(PAPERS / "ptat/base.yaml", small_tail("base", tail_world, tmp_path), tmp_path)
+    assert matrix["tasks"] == NAMES
+    (leak,) = meta["leaks"]
+    assert (leak["outcome"], leak["learned"], leak["scored"]) == ("dropped", "wavcaps", "audiocaps")
+    assert [why for _, _, why in leak["examples"]] == [f"youtube:-caps{FORGOTTEN:06d}"]
+    scores = matrix["values"]["latest"]["Clotho"]
+    assert (scores["text>audio/N"][-1], scores["audio>text/N"][-1]) == (20, 4)  # five captions a clip
+
+
+def test_the_recipe_of_lpi_passes_its_dry_run(coco_world: Path, tmp_path: Path) -> None:
+    (found,) = rehearsed(PAPERS / "lpi/coco-base.yaml", small_coco(coco_world, tmp_path))["plans"]
+    assert [t["name"] for t in found["tasks"]] == LPI_ORDER and {*LPI_ORDER} == {*SUPERCATEGORIES}
+    for task in found["tasks"]:
+        assert [task["items"][split]["present"] for split in ("train", "valid", "test")] == [3, 0, 2]
+        assert task["rows_an_epoch"] == 15  # every caption with its image
+        assert all(metric.startswith("union/") for metric in task["score"])
+
+
+@pytest.mark.slow
+def test_lpis_tasks_are_scored_in_the_gallery_of_all_tasks_so_far(coco_world: Path, tmp_path: Path) -> None:
+    over = small_coco(coco_world, tmp_path, order=LPI_ORDER[:3])
+    matrix, _ = trained(PAPERS / "lpi/coco-base.yaml", over, tmp_path)
+    first = matrix["values"]["latest"]["appliance"]
+    assert first["union/text>image/M"][1:] == [2, 4, 6]
+    assert first["union/image>text/M"][1:] == [10, 20, 30]
+    six = [first[f"union/{way}/R@{k}"][-1] for way in ("image>text", "text>image") for k in (1, 5, 10)]
+    assert matrix["score"]["latest"][3][0] == pytest.approx(sum(six) / 6)
+
+
+def trained(recipe: Path, over: Path, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``matrix.json`` and ``meta.json`` of the one run of a recipe."""
+    said = command("run", recipe, "--with", over, "method=[]")
+    assert said.code == 0, said.err
+    (run,) = (path.parent for path in (tmp_path / "runs").glob("*/meta.json"))
+    matrix, meta = (json.loads((run / f"{name}.json").read_text()) for name in ("matrix", "meta"))
+    assert meta["finished"]
+    return matrix, meta
+
+
+def listing(*folders: Path) -> list[str]:
+    return sorted(str(p) for folder in folders for p in folder.rglob("*"))

@@ -10,7 +10,7 @@ import warnings
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -27,23 +27,20 @@ class SelectConfig(Frozen):
     oracle: bool = False
 
 
-class Selector(nn.Module):
-    """Centres of finished tasks in one modality. Its buffers have their final shape from construction on.
+class Progress(nn.Module):
+    """Which tasks one modality has learned. Its buffers have their final shape from construction on.
 
-    ``current`` is the task that is being learned, ``learned`` the last one that has left centres, ``left`` says which
-    have: a task without the modality leaves none, and is never chosen. An input that is known to be of the current
-    task is served by it: nobody can choose what has left no centres yet.
+    ``current`` is the task that is being learned, ``learned`` the last one that has left something (centres, a key),
+    ``left`` says which have: a task without the modality leaves nothing, and is never chosen.
     """
 
-    centres: Tensor
     left: Tensor
     learned: Tensor
     current: Tensor
 
-    def __init__(self, cfg: SelectConfig, modality: Modality, tasks: int, dim: int, seed: int):
+    def __init__(self, modality: Modality, tasks: int):
         super().__init__()
-        self.cfg, self.modality, self.seed = cfg, modality, seed
-        self.register_buffer("centres", torch.zeros(tasks, cfg.centres, dim))
+        self.modality = modality
         self.register_buffer("left", torch.zeros(tasks, dtype=torch.bool))
         self.register_buffer("learned", torch.zeros((), dtype=torch.long))
         self.register_buffer("current", torch.zeros((), dtype=torch.long))
@@ -51,6 +48,38 @@ class Selector(nn.Module):
     def begin(self, task: int) -> None:
         """From now on task number ``task`` (from 1) is being learned."""
         self.current.fill_(task)
+
+    def finish(self, task: int) -> None:
+        """Task number ``task`` has left what it leaves."""
+        self.left[task - 1] = True
+        self.learned.fill_(max(task, int(self.learned)))
+
+    def own(self, task: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """The tasks of rows in training; in a joint run, whose rows are of many tasks, all are of its only one."""
+        return task.clamp(max=int(self.current)) if self.current > self.learned else task
+
+    def told(self, task: Int[Tensor, " b"], oracle: bool = False) -> Bool[Tensor, " b"]:
+        """Rows whose known task (0: unknown) is to be believed: the current one, which has left nothing yet to be
+        chosen by; with an ``oracle`` the finished ones, too."""
+        current, learned = int(self.current), int(self.learned)
+        told = (task == current) & (current > learned)
+        if oracle:
+            told = told | ((task >= 1) & (task <= learned) & self.left[(task - 1).clamp(0, len(self.left) - 1)])
+        return told
+
+
+class Selector(Progress):
+    """Centres of finished tasks in one modality: the nearest says which task an input is of.
+
+    An input that is known to be of the current task is served by it: nobody can choose what has left no centres yet.
+    """
+
+    centres: Tensor
+
+    def __init__(self, cfg: SelectConfig, modality: Modality, tasks: int, dim: int, seed: int):
+        super().__init__(modality, tasks)
+        self.cfg, self.seed = cfg, seed
+        self.register_buffer("centres", torch.zeros(tasks, cfg.centres, dim))
 
     def learn(self, task: int, queries: Float[Tensor, "n d"]) -> None:
         """Keep the centres of a finished task. Raises UserError for fewer samples than centres."""
@@ -67,8 +96,7 @@ class Selector(nn.Module):
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different inputs than centres: some are equal
             found = KMeans(self.cfg.centres, n_init=3, random_state=self.seed % 2**32).fit(unit).cluster_centers_
         self.centres[task - 1] = torch.from_numpy(found).to(self.centres)
-        self.left[task - 1] = True
-        self.learned.fill_(max(task, int(self.learned)))
+        self.finish(task)
 
     def choose(self, query: Float[Tensor, "b d"], task: Int[Tensor, " b"] | None = None) -> Int[Tensor, " b"]:
         """The number of each row's task, from 1; 0 while no task was learned. ``task``: what is known (0: nothing)."""
@@ -80,10 +108,4 @@ class Selector(nn.Module):
             far = torch.cdist(normalize(query, dim=-1).to(centres.dtype), centres, p=p)
             none = ~self.left[:learned].repeat_interleave(self.cfg.centres)
             chosen = far.masked_fill(none, torch.inf).argmin(1) // self.cfg.centres + 1
-        if task is None:
-            return chosen
-        current = int(self.current)
-        told = (task == current) & (current > learned)
-        if self.cfg.oracle:
-            told = told | ((task >= 1) & (task <= learned) & self.left[(task - 1).clamp(0, len(self.left) - 1)])
-        return torch.where(told, task, chosen)
+        return chosen if task is None else torch.where(self.told(task, self.cfg.oracle), task, chosen)

@@ -45,14 +45,14 @@ def clip(folder: Path, **text: Any) -> str:
     return save(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)), folder)
 
 
-def clap(folder: Path, **audio: Any) -> str:
-    """CLAP for windows of one second in 16 mel bands, and for texts of letters, 20 tokens at most."""
+def clap(folder: Path, positions: int = 20, **audio: Any) -> str:
+    """CLAP for windows of one second in 16 mel bands, and for texts of letters, ``positions`` tokens at most."""
     hide_broken_torchvision()
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizer
 
     audio = {"spec_size": 64, "num_mel_bins": 16, "window_size": 8, "patch_embeds_hidden_size": 8} | audio
     audio |= {"depths": [2, 2], "num_attention_heads": [2, 2], "hidden_size": 16, "num_hidden_layers": 2}
-    text = {"vocab_size": len(WORDS), "hidden_size": 12, "max_position_embeddings": 22, **BLOCK}
+    text = {"vocab_size": len(WORDS), "hidden_size": 12, "max_position_embeddings": positions + 2, **BLOCK}
     with quiet():
         RobertaTokenizer(vocab={w: i for i, w in enumerate(WORDS)}, merges=[]).save_pretrained(folder)
         extractor = ClapFeatureExtractor(

@@ -94,7 +94,7 @@ def test_a_long_clip_is_the_mean_of_windows_that_end_with_it(tower, model) -> No
 
 def test_the_tower_says_what_it_eats_gives_and_names(tower) -> None:
     assert tower.spec == AudioSpec(16000, 0.64, 30.0, 0.0)
-    assert (tower.modality, tower.depth, tower.out_dim) == ("audio", 0, 16)
+    assert (tower.modality, tower.depth, tower.width, tower.out_dim) == ("audio", 2, 16, 16)
     assert tower.class_names == ("rain", "a dog", "wind")
     assert Config().frozen
 

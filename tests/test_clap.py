@@ -171,8 +171,11 @@ def test_whole_numbers_that_published_checkpoints_leave_out_are_computed(folder:
         settings = {} if module is clap_audio else {"max_tokens": 20}
         bare = module.Tower(module.Config(model=str(tmp_path / "a"), **settings))
         whole = module.Tower(module.Config(model=folder, **settings))
-        with torch.inference_mode():
-            assert torch.equal(bare(bare.prepare(raw)), whole(whole.prepare(raw)))
+        states = bare.state_dict(), whole.state_dict()
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+        with torch.inference_mode():  # weights lie elsewhere in the file, and how they are aligned rounds differently
+            assert torch.allclose(bare(bare.prepare(raw)), whole(whole.prepare(raw)), atol=1e-5)
     save_file({k: v for k, v in learned.items() if "running_mean" not in k}, weights, metadata={"format": "pt"})
     with pytest.raises(UserError, match="lack 1 tensors of its ClapAudioModelWithProjection"):
         clap_audio.Tower(clap_audio.Config(model=str(tmp_path / "a")))

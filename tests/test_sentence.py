@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from polymnia.models.prompting import Prompt
 from polymnia.models.towers.sentence import Config, Tower, locate
 from polymnia.types import TextSpec, UserError
 
@@ -75,11 +76,18 @@ def test_a_barking_dog_is_nearer_to_a_woofing_hound_than_to_heavy_rain(tower: To
 
 def test_the_tower_says_what_it_eats_and_gives(tower: Tower) -> None:
     assert Config().frozen
-    assert (tower.modality, tower.depth, tower.out_dim) == ("text", 0, 384)
-    assert tower.spec == TextSpec(64, 0)
+    assert (tower.modality, tower.depth, tower.width, tower.out_dim) == ("text", 6, 384, 384)
+    assert tower.spec == TextSpec(64, 0) and tower.room == 512 - 64
     assert not tower.encoder.training
-    with pytest.raises(UserError, match="takes no prompts"):
-        tower(tower.prepare(["a"]), torch.zeros(1, 1, 1, 1))
+
+
+def test_prompts_that_nobody_sees_leave_published_features_as_they_are(tower: Tower) -> None:
+    ids = tower.prepare(TEXTS)
+    front = [torch.randn(3, 4, 384, generator=torch.Generator().manual_seed(n)) for n in range(6)]
+    with torch.inference_mode():
+        hidden, seen = (tower(ids, Prompt(front=front, gate=[torch.tensor(g)] * 6)) for g in (-1e4, 0.0))
+        assert torch.allclose(hidden, tower(ids), atol=1e-5)
+        assert not torch.allclose(seen, tower(ids), atol=1e-2)
 
 
 def test_every_weight_gets_a_gradient_when_the_tower_trains() -> None:

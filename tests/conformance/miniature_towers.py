@@ -17,7 +17,7 @@ def constant(**settings: Any) -> Callable[[Path], Settings]:
 
 
 def sentence(folder: Path) -> Settings:
-    """A BERT of one block that knows six words."""
+    """A BERT of two blocks that knows six words, with room for prompts of both."""
     from transformers import BertConfig, BertModel, BertTokenizer
     from transformers.utils import logging
 
@@ -25,8 +25,8 @@ def sentence(folder: Path) -> Settings:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "a", "dog", "barks", "slowly", "on"]
     vocabulary = {word: number for number, word in enumerate(words)}
     BertTokenizer(vocab=vocabulary, model_max_length=16).save_pretrained(folder)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    cfg = BertConfig(vocab_size=len(words), max_position_embeddings=16, initializer_range=0.5, **sizes)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    cfg = BertConfig(vocab_size=len(words), max_position_embeddings=28, initializer_range=0.5, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         BertModel(cfg).save_pretrained(folder)
@@ -48,9 +48,9 @@ MINIATURES: dict[str, dict[str, Callable[[Path], Settings]]] = {
     },
     "cached": {"vectors": constant(dim=12, modality="image")},
     "clap_audio": {"unfused": saved(clap)},
-    "clap_text": {"letters": saved(clap, max_tokens=20)},
+    "clap_text": {"letters": saved(lambda folder: clap(folder, positions=36), max_tokens=20)},
     "clip_image": {"vit": saved(clip)},
-    "clip_text": {"letters": saved(clip)},
+    "clip_text": {"letters": saved(clip, max_tokens=16)},  # of 32 positions
     "efficientat": {"quarter": constant(width=0.1, seconds=0.3)},
     "panns": {  # without stripes, which hide most of so short a clip from the batch norms
         "mobilenetv1": constant(arch="mobilenetv1", seconds=0.4, specaug=False),

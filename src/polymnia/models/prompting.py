@@ -9,7 +9,7 @@ block in those slots, LPI ``add``s to them, and ``insert`` puts the new tokens b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -77,15 +77,14 @@ class Prompt:
 
 
 @dataclass
-class _Stream:
+class Stream:
     """A sequence on its way through the blocks: the tower's own tokens around the slots, and who may see whom."""
 
-    at: int  # own tokens before the front slots
+    at: int = 0  # own tokens before the front slots
     front: int = 0  # slots
     back: int = 0
     fixed: Bool[Tensor, "b t"] | None = None  # which of the tower's own tokens are no padding
     end: Int[Tensor, " b"] | None = None  # causal towers: the place of the end token among the own tokens
-    gate: list[Float[Tensor, ""] | None] = field(default_factory=list)  # one a front slot
 
 
 def run_blocks(
@@ -102,23 +101,24 @@ def run_blocks(
     towers in which a token sees only what stands before it, the place of the end token of each row; back tokens then
     stand right before it, where the end token sees them (behind it they would change nothing). Slots have no position
     of their own, and own tokens keep theirs. A prompt without tokens and prefixes changes no bit.
-    Raises UserError for prompts of more blocks than there are, of another width, or of another number of rows.
+    Raises UserError for prompts of more blocks than there are, of another width, or of another number of rows, and for
+    a read-out from front tokens where they would see no word.
     """
+    stream = Stream(at, fixed=mask, end=end)
     if prompt is None or prompt.empty:
-        seen = _visible(x, _Stream(at, fixed=mask, end=end), 0, None)
+        seen = _visible(x, stream, 0, None)
         for block in blocks:
             x = block(x, seen, None)
         return x
-    _check(prompt, len(blocks), x)
-    stream = _Stream(at, fixed=mask, end=end)
+    check(prompt, [x.shape[2]] * len(blocks), len(x))
+    if end is not None and prompt.read == "prompts":
+        raise UserError(
+            "the front tokens of a causal text tower stand before all words and see none of them: read the tower out "
+            "itself, not its prompts (read: tower), or prompt a tower that is not causal (as BERT)"
+        )
     for i, block in enumerate(blocks):
-        x = _enter(x, prompt, i, stream)
-        prefix = _at(prompt.prefix, i)
-        x = block(x, _visible(x, stream, 0 if prefix is None else prefix[0].shape[1], _at(prompt.gate, i)), prefix)
-    front, back = slice(at, at + stream.front), x.shape[1] - stream.back
-    if prompt.read == "prompts" and stream.front:
-        return x[:, front].mean(1, keepdim=True).expand(-1, back - stream.front, -1)
-    return torch.cat([x[:, :at], x[:, at + stream.front : back]], dim=1)
+        x = block(*enter(x, prompt, i, stream))
+    return leave(x, prompt, stream)
 
 
 def fold(tokens: Float[Tensor, "b p w"], width: int) -> Float[Tensor, "b q v"]:
@@ -139,9 +139,12 @@ def _even(w: int, width: int) -> str:
     return f"give a multiple of {width // w} tokens" if width % w == 0 else f"{width} is no multiple of {w}"
 
 
-def _enter(x: Tokens, prompt: Prompt, i: int, stream: _Stream) -> Tokens:
-    """The sequence as block i gets it."""
-    front, back = _at(prompt.front, i), _at(prompt.back, i)
+def enter(x: Tokens, prompt: Prompt, i: int, stream: Stream) -> tuple[Tokens, Mask, Prefix | None]:
+    """What block i gets: the sequence with its slots (``stream`` counts them), who sees whom, keys and values besides.
+
+    For towers whose blocks do more than ``run_blocks`` asks of them; ``leave`` is the other end.
+    """
+    front, back, prefix = _at(prompt.front, i), _at(prompt.back, i), _at(prompt.prefix, i)
     start, stop = stream.at, x.shape[1] - stream.back
     before, middle, behind = x[:, :start], x[:, start + stream.front : stop], x[:, stop:]
     slots = _renewed(x[:, start : start + stream.front], front, prompt.deep)
@@ -149,7 +152,17 @@ def _enter(x: Tokens, prompt: Prompt, i: int, stream: _Stream) -> Tokens:
         slots = prompt.mix(i, slots)
     behind = _renewed(behind, back, prompt.deep)
     stream.front, stream.back = slots.shape[1], behind.shape[1]
-    return torch.cat([before, slots, middle, behind], dim=1)
+    x = torch.cat([before, slots, middle, behind], dim=1)
+    return x, _visible(x, stream, 0 if prefix is None else prefix[0].shape[1], _at(prompt.gate, i)), prefix
+
+
+def leave(x: Tokens, prompt: Prompt, stream: Stream) -> Tokens:
+    """The tower's own tokens, without slots, or as many copies of the mean over the front slots."""
+    behind = x.shape[1] - stream.back
+    slots = x[:, stream.at : stream.at + stream.front]
+    if prompt.read == "prompts" and stream.front:
+        return slots.mean(1, keepdim=True).expand(-1, behind - stream.front, -1)
+    return torch.cat([x[:, : stream.at], x[:, stream.at + stream.front : behind]], dim=1)
 
 
 def _renewed(slots: Tokens, tokens: Tokens | None, deep: str) -> Tokens:
@@ -166,7 +179,7 @@ def _renewed(slots: Tokens, tokens: Tokens | None, deep: str) -> Tokens:
     return slots + tokens
 
 
-def _visible(x: Tokens, stream: _Stream, prefix: int, gate: Float[Tensor, ""] | None) -> Mask:
+def _visible(x: Tokens, stream: Stream, prefix: int, gate: Float[Tensor, ""] | None) -> Mask:
     """Who may see whom: keys are the prefix, then the sequence. None where everything is seen as it is."""
     if stream.fixed is None and stream.end is None and gate is None:
         return None
@@ -189,7 +202,7 @@ def _visible(x: Tokens, stream: _Stream, prefix: int, gate: Float[Tensor, ""] | 
     return torch.where(seen, bias, torch.finfo(x.dtype).min)
 
 
-def _ranks(stream: _Stream, own: int, b: int, device: torch.device) -> Float[Tensor, "b s"]:
+def _ranks(stream: Stream, own: int, b: int, device: torch.device) -> Float[Tensor, "b s"]:
     """A causal order: who has a higher rank sees who has a lower one. Back slots stand right before the end token."""
     assert stream.end is not None
     place = torch.arange(own, device=device, dtype=torch.float32).expand(b, -1)
@@ -199,15 +212,17 @@ def _ranks(stream: _Stream, own: int, b: int, device: torch.device) -> Float[Ten
     return torch.cat([place[:, : stream.at], front.expand(b, -1), place[:, stream.at :], behind], dim=1)
 
 
-def _check(prompt: Prompt, blocks: int, x: Tokens) -> None:
-    if prompt.depth > blocks:
-        raise UserError(f"prompts for {prompt.depth} blocks, but this tower has {blocks}")
-    b, width = x.shape[0], x.shape[2]
-    for tokens in (*prompt.front, *prompt.back, *(t for p in prompt.prefix if p is not None for t in p)):
-        if tokens is not None and tokens.shape[2] != width:
-            raise UserError(f"prompt tokens of width {tokens.shape[2]}, but this tower's are {width} wide")
-        if tokens is not None and tokens.shape[0] != b:
-            raise UserError(f"prompts for {tokens.shape[0]} rows, but the batch has {b}")
+def check(prompt: Prompt, widths: Sequence[int], rows: int) -> None:
+    """Raise UserError for prompts of more blocks than ``widths`` has entries, of other widths or numbers of rows."""
+    if prompt.depth > len(widths):
+        raise UserError(f"prompts for {prompt.depth} blocks, but this tower has {len(widths)}")
+    keys, values = ([None if p is None else p[n] for p in prompt.prefix] for n in (0, 1))
+    for given in (prompt.front, prompt.back, keys, values):
+        for tokens, width in zip(given, widths, strict=False):
+            if tokens is not None and tokens.shape[2] != width:
+                raise UserError(f"prompt tokens of width {tokens.shape[2]}, but this tower's are {width} wide")
+            if tokens is not None and tokens.shape[0] != rows:
+                raise UserError(f"prompts for {tokens.shape[0]} rows, but the batch has {rows}")
 
 
 def _at(entries: Sequence, i: int):  # noqa: ANN202 (an entry of whatever the sequence holds, or None)

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from polymnia.models.attention import ast_block
 from polymnia.models.hub import load_config, load_model, load_preprocessing, locate
-from polymnia.models.prompting import Prompt
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.models.windows import mean_over_windows
 from polymnia.ops.fbank import KaldiFbank
@@ -49,6 +50,7 @@ class Config(TowerConfig):
 class Tower(AbstractTower):
     """Features: the mean of the class and the distillation token behind the last norm (768).
 
+    Prompts stand behind these two; those of a long clip are the same in each of its windows.
     Classes: those of the checkpoint's classifier, where it has one (527 of AudioSet).
     Raises UserError for a model that is absent, damaged, or no AST.
     """
@@ -80,18 +82,23 @@ class Tower(AbstractTower):
         self.window = self.fbank.frame + (self.frames_in - 1) * self.fbank.hop
         seconds = cfg.seconds or self.frames_in / 100
         self.spec = AudioSpec(stated["sampling_rate"], seconds, max(seconds, cfg.max_seconds), min_seconds=0.0)
-        self.out_dim = config.hidden_size
+        self.out_dim = self.width = config.hidden_size
+        self.depth = config.num_hidden_layers
 
     def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 16 kHz in [-1, 1], of any length."""
-        self.no_prompt(prompt)
-        return mean_over_windows(self._encode, x, self.window)
+        return mean_over_windows(lambda window: self._encode(window, prompt), x, self.window)
 
     def classify(self, h: Float[Tensor, "b o"]) -> Float[Tensor, "b c"]:
         """Logits of features, in the order of ``class_names``."""
         return super().classify(h) if self.classifier is None else self.classifier(h)
 
-    def _encode(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b o"]:
+    def _encode(self, x: Float[Tensor, "b n"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
         mel = self.fbank(x)
         mel = nn.functional.pad(mel, (0, 0, 0, self.frames_in - mel.shape[1]))
-        return self.encoder(input_values=(mel - self.mean) / self.std).pooler_output
+        values = (mel - self.mean) / self.std
+        if prompt is None or prompt.empty:
+            return self.encoder(input_values=values).pooler_output
+        blocks = [ast_block(layer) for layer in self.encoder.layers]
+        hidden = self.encoder.layernorm(run_blocks(blocks, self.encoder.embeddings(values), prompt, at=2))
+        return (hidden[:, 0] + hidden[:, 1]) / 2

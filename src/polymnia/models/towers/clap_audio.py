@@ -19,6 +19,7 @@ from torch import Tensor
 from polymnia.config import explain
 from polymnia.models.hub import load_model, load_preprocessing, locate
 from polymnia.models.prompting import Prompt
+from polymnia.models.swin import run_swin
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.models.windows import mean_over_windows, repeat_pad
 from polymnia.ops.audio import LogMel, LogMelConfig
@@ -56,6 +57,8 @@ class Config(TowerConfig):
 class Tower(AbstractTower):
     """Waveforms to projected audio embeddings, not normalised (512).
 
+    Prompts are seen in every window of the transformer (see ``models/swin.py``); those of a long clip are the same in
+    each of its windows of 10 s. ``width``: of a token at each block, twice as many numbers from stage to stage.
     Raises UserError for a model that is absent, damaged, no CLAP, or a fused one.
     """
 
@@ -75,15 +78,22 @@ class Tower(AbstractTower):
         seconds = cfg.seconds or float(stated["max_length_s"])
         self.spec = AudioSpec(stated["sampling_rate"], seconds, max(seconds, cfg.max_seconds), min_seconds=0.0)
         self.out_dim = self.encoder.config.projection_dim
+        self.width = tuple(s.dim for s in self.encoder.audio_model.audio_encoder.layers for _ in s.blocks)
+        self.depth = len(self.width)
 
     def forward(self, x: Float[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of clips at 48 kHz in [-1, 1], of any length."""
-        self.no_prompt(prompt)
-        return mean_over_windows(self._encode, x, self.window)
+        return mean_over_windows(lambda window: self._encode(window, prompt), x, self.window)
 
-    def _encode(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b o"]:
+    def _encode(self, x: Float[Tensor, "b n"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
         mel = self.logmel(repeat_pad(x, self.window)).transpose(1, 2)[:, None]
-        return self.encoder(input_features=mel).audio_embeds
+        if prompt is None or prompt.empty:
+            return self.encoder(input_features=mel).audio_embeds
+        model = self.encoder.audio_model.audio_encoder
+        picture = model.reshape_mel2img(model.batch_norm(mel.transpose(1, 3)).transpose(1, 3))
+        hidden = run_swin(model.layers, model.input_resolutions, model.patch_embed(picture), prompt)
+        # its own forward sorts the map by frequency before it pools, but a mean over all places knows no order
+        return self.encoder.audio_projection(model.norm(hidden).mean(1))
 
 
 def front_end(stated: Mapping[str, Any], source: str) -> LogMelConfig:

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
+from polymnia.models.attention import bert_block, check_room
 from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
-from polymnia.models.prompting import Prompt
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -52,7 +53,8 @@ class Tower(AbstractTower):
                 f"{config.pad_token_id} and {config.vocab_size}: not of one checkpoint"
             )
         self.spec = TextSpec(cfg.max_tokens, pad)
-        self.out_dim = config.projection_dim
+        self.out_dim, self.room = config.projection_dim, most - cfg.max_tokens
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, cut at ``max_tokens`` and padded to the longest text."""
@@ -60,5 +62,11 @@ class Tower(AbstractTower):
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""
-        self.no_prompt(prompt)
-        return self.encoder(input_ids=x, attention_mask=(x != self.spec.pad_id).long()).text_embeds
+        mask = x != self.spec.pad_id
+        if prompt is None or prompt.empty:
+            return self.encoder(input_ids=x, attention_mask=mask.long()).text_embeds
+        check_room(prompt, self.room, self.spec.max_tokens)
+        model = self.encoder.text_model
+        blocks = [bert_block(layer) for layer in model.encoder.layer]
+        hidden = run_blocks(blocks, model.embeddings(input_ids=x), prompt, at=1, mask=mask)
+        return self.encoder.text_projection(model.pooler(hidden))

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
+from polymnia.models.attention import clip_block
 from polymnia.models.hub import load_model, load_preprocessing, locate
-from polymnia.models.prompting import Prompt
+from polymnia.models.prompting import Block, Mask, Prefix, Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, PictureConfig
 from polymnia.types import ImageSpec, UserError
 
@@ -34,6 +35,8 @@ class Config(PictureConfig):
 class Tower(AbstractTower):
     """uint8 pictures to projected image embeddings, not normalised (512 for ViT-B/32).
 
+    Prompts stand behind the class token, without positions; those of the first block pass through CLIP's first norm,
+    as in VPT and LPI, those of later blocks through none.
     Raises UserError for a model that is absent, damaged, no CLIP, or asks for another preprocessing than CLIP's.
     """
 
@@ -45,7 +48,9 @@ class Tower(AbstractTower):
         self.modality = "image"
         source, folder = locate(cfg.model)
         self.encoder = load_model("CLIPVisionModelWithProjection", KINDS, source, folder, WHAT)
-        size, self.out_dim = self.encoder.config.image_size, self.encoder.config.projection_dim
+        config = self.encoder.config
+        size, self.out_dim = config.image_size, config.projection_dim
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
         self.spec = ImageSpec(size, fit="resize_crop", fps=cfg.fps, frames=cfg.frames)
         stated = load_preprocessing(source, folder, "image_processor", WHAT)
         check_preprocessing(stated, size, source)
@@ -54,9 +59,23 @@ class Tower(AbstractTower):
         self.register_buffer("std", torch.tensor(stated.get("image_std", STD)).view(3, 1, 1))
 
     def forward(self, x: UInt8[Tensor, "b c h w"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
-        self.no_prompt(prompt)
         pixels = (x.to(self.mean.dtype) / 255 - self.mean) / self.std
-        return self.encoder(pixel_values=pixels).image_embeds
+        if prompt is None or prompt.empty:
+            return self.encoder(pixel_values=pixels).image_embeds
+        model = self.encoder.vision_model
+        first, *others = map(clip_block, model.encoder.layers)
+        blocks = [_behind(model.pre_layrnorm, first), *others]
+        hidden = run_blocks(blocks, model.embeddings(pixels), prompt, at=1)
+        return self.encoder.visual_projection(model.post_layernorm(hidden[:, 0]))
+
+
+def _behind(norm: nn.Module, block: Block) -> Block:
+    """A block with a norm in front of it, which is then in front of the prompts of that block, too."""
+
+    def whole(x: Float[Tensor, "b t w"], mask: Mask, prefix: Prefix | None) -> Float[Tensor, "b t w"]:
+        return block(norm(x), mask, prefix)
+
+    return whole
 
 
 def check_preprocessing(stated: Mapping[str, Any], size: int, source: str) -> None:

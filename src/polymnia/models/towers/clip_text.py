@@ -5,12 +5,14 @@ Radford et al.: Learning transferable visual models from natural language superv
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
+from polymnia.models.attention import check_room, clip_block
 from polymnia.models.hub import load_model, load_tokenizer, locate, token_ids
-from polymnia.models.prompting import Prompt
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
 
@@ -33,6 +35,7 @@ class Config(TowerConfig):
 class Tower(AbstractTower):
     """Token ids to projected text embeddings, not normalised (512 for ViT-B/32).
 
+    Prompts stand behind the start, where every word sees them, or right before the end, which alone sees them.
     Raises UserError for a model that is absent, damaged, or no CLIP, and for more tokens than it has positions.
     """
 
@@ -53,7 +56,8 @@ class Tower(AbstractTower):
                 f"{len(self.tokenizer)} tokens, its model {end} and {config.vocab_size}: not of one checkpoint"
             )
         self.spec = TextSpec(cfg.max_tokens or most, self.tokenizer.pad_token_id)
-        self.out_dim = config.projection_dim
+        self.out_dim, self.room = config.projection_dim, most - self.spec.max_tokens
+        self.depth, self.width = config.num_hidden_layers, config.hidden_size
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, padded to the longest text; of one cut at ``max_tokens`` the end-of-text token is kept."""
@@ -61,5 +65,16 @@ class Tower(AbstractTower):
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts. Padding needs no mask: it is behind the end, and no token sees what is behind it."""
-        self.no_prompt(prompt)
-        return self.encoder(input_ids=x).text_embeds
+        if prompt is None or prompt.empty:
+            return self.encoder(input_ids=x).text_embeds
+        model = self.encoder.text_model
+        check_room(prompt, self.room, self.spec.max_tokens)
+        blocks, end = [clip_block(layer) for layer in model.encoder.layers], self._ends(x)
+        hidden = run_blocks(blocks, model.embeddings(x), prompt, at=1, end=end)
+        last = hidden[torch.arange(len(x), device=x.device), end]
+        return self.encoder.text_projection(model.final_layer_norm(last))
+
+    def _ends(self, x: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
+        """The place at which transformers reads each text: its first end-of-text token, or its first highest id."""
+        end = self.encoder.config.eos_token_id
+        return (x if end == LEGACY else (x == end)).int().argmax(1)

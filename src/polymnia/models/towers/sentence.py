@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from polymnia.models.attention import bert_block, check_room
 from polymnia.models.hub import load, locate, token_ids
-from polymnia.models.prompting import Prompt
+from polymnia.models.prompting import Prompt, run_blocks
 from polymnia.models.tower import AbstractTower, TowerConfig
 from polymnia.types import TextSpec, UserError
+
+PROMPTED = ("bert", "camembert", "roberta", "xlm-roberta")  # one layout, and nothing in it that counts positions
 
 
 class Config(TowerConfig):
@@ -26,7 +29,11 @@ class Config(TowerConfig):
 
 
 class Tower(AbstractTower):
-    """Token ids to one vector a text, not normalised. Encoder-only models (BERT, MiniLM, MPNet, RoBERTa ...)."""
+    """Token ids to one vector a text, not normalised. Encoder-only models (BERT, MiniLM, MPNet, RoBERTa ...).
+
+    Prompts stand behind the first token and never count for the mean. Only models laid out as BERT is take them: BERT
+    and MiniLM, RoBERTa, XLM-R, CamemBERT.
+    """
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -38,11 +45,15 @@ class Tower(AbstractTower):
             raise UserError(f"'{cfg.model}' is a {type(self.encoder).__name__}, not a plain text encoder (as BERT is)")
         if self.tokenizer.pad_token_id is None:
             raise UserError(f"the tokenizer of '{cfg.model}' has no padding token; choose another sentence encoder")
-        most = min(self.tokenizer.model_max_length, _positions(self.encoder, cfg.max_tokens))
+        positions = _positions(self.encoder, cfg.max_tokens)
+        most = min(self.tokenizer.model_max_length, positions)
         if cfg.max_tokens > most:
             raise UserError(f"max_tokens {cfg.max_tokens} is more than the {most} that '{cfg.model}' can take")
         self.spec = TextSpec(cfg.max_tokens, self.tokenizer.pad_token_id)
         self.out_dim = config.hidden_size
+        if config.model_type in PROMPTED and not getattr(config, "is_decoder", False):
+            self.depth, self.width = config.num_hidden_layers, config.hidden_size
+            self.room = positions - cfg.max_tokens
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids, cut at ``max_tokens`` and padded to the longest text: padding costs as much as words do."""
@@ -50,13 +61,23 @@ class Tower(AbstractTower):
 
     def forward(self, x: Int[Tensor, "b n"], prompt: Prompt | None = None) -> Float[Tensor, "b o"]:
         """Features of texts; columns that are padding in every row change nothing."""
-        self.no_prompt(prompt)
         mask = x != self.spec.pad_id
-        hidden = self.encoder(input_ids=x, attention_mask=mask.long()).last_hidden_state
+        hidden = self._hidden(x, mask, prompt)
         if self.pooling == "cls":
             return hidden[:, 0]
         weight = mask[:, :, None].to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def _hidden(
+        self, x: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"], prompt: Prompt | None
+    ) -> Float[Tensor, "b n w"]:
+        if not self.depth:
+            self.no_prompt(prompt)
+        elif prompt is not None and not prompt.empty:
+            check_room(prompt, self.room, self.spec.max_tokens)
+            blocks = [bert_block(layer) for layer in self.encoder.encoder.layer]
+            return run_blocks(blocks, self.encoder.embeddings(input_ids=x), prompt, at=1, mask=mask)
+        return self.encoder(input_ids=x, attention_mask=mask.long()).last_hidden_state
 
 
 def _positions(encoder: nn.Module, otherwise: int) -> int:

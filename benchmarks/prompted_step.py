@@ -1,4 +1,4 @@
-"""What prompts cost: a prompted step beside transformers' own tower with as many more tokens, and many tasks beside two.
+"""What prompts cost: a prompted step beside transformers' own tower with as many more tokens; many tasks beside two.
 
     python benchmarks/prompted_step.py [rows] [rounds]
 
@@ -111,7 +111,7 @@ def main(rows: int = 32, rounds: int = 15) -> None:
     torch.manual_seed(0)
     tower = text_tower()
     ids = tower.prepare([TEXTS[n % len(TEXTS)] for n in range(rows)])
-    vpt, l2p = {"use": "vpt", "length": P}, {"use": "l2p", "length": 2, "top": 4}
+    vpt, l2p = {"use": "vpt", "length": P}, {"use": "l2p", "length": 2, "top_n": 4}
     lpi = {"use": "lpi", "length": P, "interaction": None, "align": 0, "contrast": 0}
     step = {f"BertModel with {P} more tokens": plain(tower, ids), "vpt, deep": prompted(tower, vpt, ids)}
     step |= {"lpi, low rank": prompted(tower, lpi, ids), "l2p": prompted(tower, l2p, ids)}

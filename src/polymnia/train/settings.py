@@ -78,8 +78,10 @@ class TrainConfig(Frozen):
 def build_optimizer(
     cfg: TrainConfig, parameters: Iterable[torch.nn.Parameter], heads: Iterable[torch.nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer over ``parameters``. Those that are also among ``heads`` are a group of their own; its ``share`` is
-    that of the rate."""
+    """The optimizer over ``parameters``.
+
+    Those that are also among ``heads`` are a group of their own; its ``share`` is that of the rate.
+    """
     slow = {id(p) for p in heads} if cfg.head_rate != 1.0 else set()
     every = list(parameters)
     chosen: list[dict[str, Any]] = [

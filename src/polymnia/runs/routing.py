@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from polymnia.continual.chain import Chain
+from polymnia.continual.pool import TaskKeys
 from polymnia.continual.select import Selector
 from polymnia.data.collection import Collection
 from polymnia.runs.curriculum import Curriculum
@@ -17,10 +18,10 @@ def accuracy(
     method: Chain, collection: Collection, curriculum: Curriculum, split: Split
 ) -> dict[str, dict[str, float]]:
     """``routing/<modality>`` of each learned task, in percent: the share of its items of a split (captions for text)
-    that the method's selector sends to the prompts of their own task. Empty for methods that choose none.
+    that the method sends to the prompts of their own task (by centres or by keys). Empty for methods that choose none.
     """
     prompter = method.prompter
-    selectors = [s for s in prompter.modules() if isinstance(s, Selector)] if prompter is not None else []
+    selectors = [s for s in prompter.modules() if isinstance(s, Selector | TaskKeys)] if prompter is not None else []
     found: dict[str, dict[str, float]] = {}
     for task, _ in curriculum.tasks:
         scores = {
@@ -32,13 +33,13 @@ def accuracy(
     return found
 
 
-def _share(selector: Selector, task: int, items: Sequence[Item], collection: Collection) -> float | None:
+def _share(selector: Selector | TaskKeys, task: int, items: Sequence[Item], collection: Collection) -> float | None:
     asked = collection.queries.get(selector.modality)
     if asked is None:
         return None
     at = [r for item in items for r in asked.rows.get(item.id, ())]
     if not at:
         return None
-    true = torch.full((len(at),), task, device=selector.centres.device)
+    true = torch.full((len(at),), task, device=selector.left.device)
     chosen = selector.choose(torch.from_numpy(asked.values[at]).to(true.device), true)
     return 100 * float((chosen == task).float().mean())

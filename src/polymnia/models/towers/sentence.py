@@ -89,9 +89,7 @@ def _cut(encoder: nn.Module, cfg: Config) -> None:
     stack = getattr(encoder, "encoder", None)
     blocks = getattr(stack, "layer", None)
     if not isinstance(blocks, nn.ModuleList):
-        raise UserError(
-            f"'{cfg.model}' is a {type(encoder).__name__}, whose blocks cannot be cut; leave out layers"
-        )
+        raise UserError(f"'{cfg.model}' is a {type(encoder).__name__}, whose blocks cannot be cut; leave out layers")
     if cfg.layers > len(blocks):
         raise UserError(f"layers {cfg.layers} is more than the {len(blocks)} that '{cfg.model}' has")
     stack.layer = blocks[: cfg.layers]

@@ -684,3 +684,14 @@ def test_prompts_of_a_joint_run_are_those_of_one_task(shared: Path, tmp_path: Pa
         k.split(".")[3] for k in last if k.startswith("method.expert_keys") and not torch.equal(last[k], first[k])
     }
     assert moved == {"0"}
+
+
+def test_a_choice_by_keys_is_scored_as_routing_and_is_a_share_of_the_task_s_items(
+    shared: Path, tmp_path: Path
+) -> None:
+    run = Session(tiny(shared, tmp_path, method=["dualprompt"], examples=0, **PROMPTED)).go()
+    values = run.matrix["values"]["latest"]
+    first = values[run.matrix["tasks"][0]]
+    assert first["routing/audio"][0] is None  # nothing was learned yet
+    assert first["routing/audio"][1] == 100  # there is one task to choose
+    assert all(0 <= score <= 100 for score in first["routing/audio"][2:])

@@ -177,3 +177,19 @@ except ValueError as error:
     done = outside(code, HF_HUB_OFFLINE="1")
     assert done.stdout.startswith("UserError cannot load the text encoder 'nobody/nothing'")
     assert "give a folder" in done.stdout
+
+
+def test_a_tower_of_the_first_blocks_gives_what_the_whole_encoder_has_behind_them() -> None:
+    from transformers import BertModel
+
+    cut = Tower(Config(layers=2, frozen=False))
+    ids = cut.prepare(TEXTS[:1])
+    with torch.no_grad():
+        states = BertModel.from_pretrained(folder()).eval()(ids, output_hidden_states=True).hidden_states
+        assert torch.allclose(cut.eval()(ids), states[2].mean(1), atol=1e-6)
+    assert cut.depth == 2 and not any("layer.2." in name for name, _ in cut.named_parameters())
+
+
+def test_more_blocks_than_an_encoder_has_are_refused() -> None:
+    with pytest.raises(UserError, match="layers 7 is more than the 6"):
+        Tower(Config(layers=7))

@@ -22,7 +22,7 @@ from polymnia.data.loader import Clean, Interleaved, Loader, StepBatches
 from polymnia.embed.cache import signature
 from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.runs import assemble, record, routing
+from polymnia.runs import assemble, machine, record, routing
 from polymnia.runs.score import Scorebook, validation_score
 from polymnia.runs.signals import on_sigterm
 from polymnia.runs.stages import run_stages
@@ -59,7 +59,7 @@ class Session:
     """One run from its recipe: build everything, then ``go``."""
 
     def __init__(self, recipe: Recipe, on_step: OnStep = lambda *_: None):
-        torch.set_num_threads(recipe.threads)
+        machine.settle(recipe.threads)
         torch.backends.cudnn.deterministic = True  # else a convolution's gradient differs from run to run on a GPU
         self.recipe, self.on_step = recipe, on_step
         self.folder = recipe.folder

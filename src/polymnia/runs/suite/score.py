@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from polymnia.data.collection import Collection
@@ -23,7 +22,7 @@ from polymnia.data.presence import files
 from polymnia.embed.cache import frozen_vectors
 from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, WatchConfig
-from polymnia.runs import curriculum, record
+from polymnia.runs import curriculum, machine, record
 from polymnia.runs.assemble import find_device
 from polymnia.runs.curriculum import SPLITS, Curriculum
 from polymnia.runs.encoder import Encoder, load, read_recipe
@@ -67,7 +66,7 @@ def evaluate(
     recipe = read_recipe(run)
     root = data or recipe.data
     check_root(suite, root)
-    torch.set_num_threads(recipe.threads)
+    machine.settle(recipe.threads)
     encoder = load(run, task, None if recipe.data.exists() else root)
     on = find_device(device or encoder.recipe.device)
     encoder.model.to(on), encoder.method.to(on)

@@ -293,6 +293,16 @@ def test_a_recipe_of_a_paper_that_leaves_out_tasks_reads_back_from_its_run_folde
                 assert validate(read(write(tmp_path / "back.yaml", recipe.dump()))) == recipe, path
 
 
+def test_every_variant_of_every_recipe_here_is_valid_and_a_run_of_its_own():
+    folder = Path(__file__).parents[1] / "recipes"
+    for path in sorted(
+        {*folder.glob("*.yaml"), *(folder / "papers/ptat").glob("*"), *(folder / "papers/lpi").glob("*")}
+    ):
+        recipes = plan(path, {})
+        assert len({recipe.folder for recipe in recipes}) == len(recipes), path
+        assert len({recipe.hash for recipe in recipes}) == len(recipes), path
+
+
 # --- variants and seeds
 
 

@@ -118,7 +118,7 @@ class Session:
 
     def _count_trainable(self) -> int:
         """Parameters that the first task trains, the method's own included."""
-        if not self.lessons:  # nothing to learn, only something to watch
+        if not self.steps:  # nothing is learned: there is only something to watch, or the untouched base is scored
             return 0
         before = {k: v.clone() for k, v in self.method.state_dict().items()}
         self.method.begin_task(self.model, self.lessons[0][0])

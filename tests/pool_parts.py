@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from test_lpi import task
+from prompt_miniatures import task
 from test_lpi_parts import array, shaken
 from test_prompt_methods import made
 from torch import Tensor, nn

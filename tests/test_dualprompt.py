@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from pool_parts import Prefixes, cos, learn, plain, small
+from prompt_miniatures import SWIN, batch, dummies, model, task
 from pydantic import ValidationError
-from test_lpi import SWIN, batch, dummies, model, task
 from test_lpi_parts import array, draws
 from test_prompt_methods import features, lesson, made
 from torch import Tensor

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from pool_parts import cos, learn, plain, small
+from prompt_miniatures import batch, dummies, model
 from pydantic import ValidationError
-from test_lpi import batch, dummies, model
 from test_lpi_parts import array
 from test_prompt_methods import Seen, features, linear, made, normed
 from torch import nn

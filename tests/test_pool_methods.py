@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pool_parts import EVERY, PAIRS, learn, plain, small
-from test_lpi import PROMPTED, Dummy, batch, model, setup, task
+from prompt_miniatures import PROMPTED, Dummy, batch, model, setup, task
 from test_lpi_parts import shaken
 from test_prompt_methods import features, kept, made
 from tiny import tiny

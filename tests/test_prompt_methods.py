@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prompt_miniatures import PROMPTED, SWIN, Dummy, batch, dummies, model, setup, task
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_lpi import PROMPTED, SWIN, Dummy, batch, dummies, model, setup, task
 from test_lpi_parts import array, shaken
 from tiny import tiny
 from torch import Tensor, nn

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from handmade import kl, softmax
+from prompt_miniatures import PROMPTED, batch, model
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from test_lpi import PROMPTED, batch, model
 from test_lpi_parts import array, shaken
 from tiny import tiny
 from torch import Tensor, nn

@@ -93,6 +93,10 @@ def test_the_numbers_that_lpi_stores_are_those_of_its_factors_maps_norms_and_cen
     assert meta(lpi)["trainable"] < meta(lpi)["stored"]
 
 
+def test_a_run_of_no_steps_trains_nothing(shared: Path, tmp_path: Path):
+    assert parameters.sizes(Session(tiny(shared, tmp_path, train__steps=0)))["trainable"] == 0
+
+
 def test_everything_is_counted_once_and_teachers_apart(shared: Path, tmp_path: Path, lpi: Session):
     plain, taught = (Session(prompted(shared, tmp_path, *m)) for m in ((), ("vpt", "lwf")))
     towers_and_heads = parameters.sizes(plain)["total"]

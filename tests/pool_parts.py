@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from prompt_miniatures import task
 from test_lpi_parts import array, shaken
-from test_prompt_methods import made
+from test_prompt_methods import features, made
 from torch import Tensor, nn
 
 from polymnia.continual.method import AbstractMethod
@@ -58,3 +59,17 @@ class Prefixes:
 
     def _note(self, _: nn.Module, args: tuple) -> None:
         self.seen.append(None if args[2] is None else (array(args[2][0]), array(args[2][1])))
+
+
+def aim(keys: nn.Parameter | nn.ParameterList, query: np.ndarray) -> None:
+    """Put keys near some of the queries, off their mean, so that rows choose differently."""
+    g, off = torch.Generator().manual_seed(0), torch.tensor(query - query.mean(0))
+    with torch.no_grad():
+        for n, key in enumerate(keys):
+            key.copy_(off[n % len(off)] + 0.01 * torch.randn(key.shape, generator=g, dtype=key.dtype))
+
+
+def sees(method: AbstractMethod, of: Model, m: Modality, x: Tensor, rows: list[int] | None) -> list:
+    seen = Prefixes(of.tower(m))
+    features(method, of, m, x, rows)
+    return seen.seen[-of.tower(m).depth :]

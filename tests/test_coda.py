@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pool_parts import cos, learn, plain, small
+from pool_parts import cos, learn, plain, sees, small
 from prompt_miniatures import batch, dummies, model, task
 from pydantic import ValidationError
 from test_lpi_parts import array, draws, shaken

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pool_parts import Prefixes, cos, learn, plain, small
+from pool_parts import Prefixes, aim, cos, learn, plain, sees, small
 from prompt_miniatures import SWIN, batch, dummies, model, task
 from pydantic import ValidationError
 from test_lpi_parts import array, draws
 from test_prompt_methods import features, lesson, made
-from torch import Tensor
 
 from polymnia.continual.method import AbstractMethod, embed_batch
 from polymnia.methods import dualprompt
-from polymnia.models.model import Model
 from polymnia.types import MODALITIES, Batch, Modality, UserError
 
 
@@ -50,12 +48,6 @@ def shared(method: AbstractMethod, m: Modality, at: int) -> list[np.ndarray]:
 def own(method: AbstractMethod, m: Modality, at: int, tasks: list[int]) -> list[np.ndarray]:
     parts = method.expert_keys, method.expert_values
     return [np.stack([array(part.tasks[t - 1][m].blocks[at]) for t in tasks]) for part in parts]
-
-
-def sees(method: AbstractMethod, of: Model, m: Modality, x: Tensor, rows: list[int] | None) -> list:
-    seen = Prefixes(of.tower(m))
-    features(method, of, m, x, rows)
-    return seen.seen[-of.tower(m).depth :]
 
 
 def test_in_training_rows_see_the_shared_prefix_first_and_behind_it_that_of_their_own_task() -> None:

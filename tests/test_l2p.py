@@ -5,24 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pool_parts import cos, learn, plain, small
+from pool_parts import aim, cos, learn, plain, small
 from prompt_miniatures import batch, dummies, model
 from pydantic import ValidationError
 from test_lpi_parts import array
 from test_prompt_methods import Seen, features, linear, made, normed
-from torch import nn
 
 from polymnia.config import find
 from polymnia.continual.method import AbstractMethod, embed_batch
 from polymnia.types import Modality
-
-
-def aim(keys: nn.Parameter | nn.ParameterList, query: np.ndarray) -> None:
-    """Put keys near some of the queries, off their mean, so that rows choose differently."""
-    g, off = torch.Generator().manual_seed(0), torch.tensor(query - query.mean(0))
-    with torch.no_grad():
-        for n, key in enumerate(keys):
-            key.copy_(off[n % len(off)] + 0.01 * torch.randn(key.shape, generator=g, dtype=key.dtype))
 
 
 def pool_choice(method: AbstractMethod, m: Modality, query: np.ndarray) -> np.ndarray:

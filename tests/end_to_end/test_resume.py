@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from prompt_miniatures import PROMPTED
 from tiny import tiny_recipe
 
 from polymnia.recipe import validate
@@ -26,7 +27,11 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "cassle": [{"use": "cassle", "balance": {"skip": 1, "batches": 3}}],
     "er": [{"use": "er", "rows": 4}],
     "lwf and er": [{"use": "lwf"}, {"use": "er", "rows": 4}],
+    "ptat": [{"use": "ptat"}],
+    "lpi and er": [{"use": "lpi"}, {"use": "er", "rows": 4}],
+    "dualprompt and lwf": [{"use": "dualprompt"}, {"use": "lwf"}],
 }
+PROMPTING = ("ptat", "lpi and er", "dualprompt and lwf")
 SAME_BYTES = (
     "matrix.json",
     "matrix.csv",
@@ -75,7 +80,10 @@ def launcher() -> Iterator[Launcher]:
 def written(shared: Path, folder: Path, method: str, steps: int = STEPS) -> tuple[Path, Path]:
     """A recipe file, and the folder of its run."""
     folder.mkdir(parents=True)
-    raw = tiny_recipe(shared, folder / "runs", train__steps=steps, checkpoint_every=EVERY, method=METHODS[method])
+    towers = PROMPTED if method in PROMPTING else {}
+    raw = tiny_recipe(
+        shared, folder / "runs", train__steps=steps, checkpoint_every=EVERY, method=METHODS[method], **towers
+    )
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(raw))
     return path, validate(raw).folder

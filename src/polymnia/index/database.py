@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -35,6 +36,7 @@ def connect(uri: str) -> Any:
     """A connection to a folder, or to what else LanceDB takes (``s3://...``, with its keys from the environment)."""
     if find_spec("lancedb") is None:
         raise UserError("an index needs lancedb, which is not installed: pip install 'polymnia[index]'")
+    os.environ.setdefault("LANCEDB_LOG", "error")  # else every empty partition is told on stderr
     import lancedb
 
     with explained(uri):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from polymnia.index import background, find
-from polymnia.index.about import About, Tuned
+from polymnia.index.about import About
 from polymnia.index.hit import Hit
 from polymnia.index.where import among, column, every, quoted, to_sql
 from polymnia.types import MODALITIES, Modality, UserError
@@ -51,22 +51,12 @@ def search(
     for signature, vectors in queries.items():
         own = f"{column('encoder')} = {quoted(signature)}" if len(about.cards) > 1 else None
         sql = every(own, given)
-        tuned = None if ask.exact else _approximate(table, about, sql)
+        tuned = None if ask.exact else find.approximate(table, about.tuned, about.settings.exact_below, sql)
         found = find.nearest(table, vectors, ask.k, sql, tuned, ask.per_item)
         if len(queries) > 1:
             found = background.scored(table, signature, vectors, found)
         spaces.append(found)
     return [find.merged([space[q] for space in spaces], ask.k, ask.per_item) for q in range(number)]
-
-
-def _approximate(table: Any, about: About, sql: str | None) -> Tuned | None:
-    """How to search approximately; None where every row is compared: there is no index, or few rows pass."""
-    tuned = about.tuned
-    if tuned is None or tuned.kind == "exact":
-        return None
-    if sql is not None and table.count_rows(sql) <= about.settings.exact_below:
-        return None
-    return tuned
 
 
 def _asked(queries: Mapping[str, np.ndarray], about: About, uri: str) -> int:

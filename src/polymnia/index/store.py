@@ -11,18 +11,21 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from polymnia.index.about import About, Settings, read_about
+from polymnia.index.about import About, Settings, Tuned, read_about
+from polymnia.index.ann import NAME, tune
 from polymnia.index.database import ITEMS, committed, connect, explained, is_local, place, writing
 from polymnia.index.hit import Hit
 from polymnia.index.opening import go_back, look, make_room, tables
 from polymnia.index.rows import Stream, checked, compared, gathered
 from polymnia.index.schema import EncoderCard
 from polymnia.index.search import Ask, search
+from polymnia.index.truth import Queries, probes
 from polymnia.index.versions import Version, age, versions
 from polymnia.index.where import among, to_sql
 from polymnia.types import Modality, UserError
 
 BATCH = 4096
+GROWN = 2  # times as many rows: the approximate index is chosen anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,36 @@ class Index:
         ask = Ask(k, modality, where, exact, per_item, tuple(without))
         with explained(self.uri):
             return search(self.table, self.about, self.uri, queries, ask)
+
+    def settle(self, queries: Queries | None = None, say: Callable[[str], None] = lambda _: None) -> Tuned | None:
+        """Make approximate search fit for what is there now: to be called when much was added or rewritten.
+
+        Builds and measures an approximate index where an encoder has more rows than are searched exactly, and there
+        is none, or the rows have doubled since; otherwise takes new rows into it once they are many (until then they
+        are compared one by one). ``queries``: unit vectors by signature and modality, of kinds that are asked but not
+        among the rows, such as texts where there are only sounds. Gives how it searches now.
+        """
+        self._now()
+        self.refresh()
+        tuned, rows = self.about.tuned, self.table.count_rows()
+        with explained(self.uri):
+            if tuned is not None and rows < GROWN * tuned.rows:
+                self._take_in(tuned)
+                return tuned
+            measured = probes(self.table, self.about, queries or {})
+        if not measured:
+            return tuned
+        self._tell(lambda about: replace(about, tuned=None))  # if this is killed, every row is compared
+        with explained(self.uri):
+            tuned = tune(self.table, measured, self.about.settings, say)
+        self._tell(lambda about: replace(about, tuned=tuned))
+        return tuned
+
+    def _take_in(self, tuned: Tuned) -> None:
+        if tuned.kind != "exact":
+            stats = self.table.index_stats(NAME)
+            if stats is None or stats.num_unindexed_rows > self.about.settings.exact_below:
+                self.compact()
 
     def compact(self, keep_days: float | None = None, keep_versions: int | None = None) -> None:
         """Join small files, take new rows into the approximate index, and forget versions if asked to.

@@ -42,9 +42,14 @@ class Side:
         return len(self.ids)
 
 
-def measure(sides: Mapping[Modality, Side], gallery: Modality, adapter: Map) -> dict[str, dict[str, float]]:
-    """``kept``, ``stale``, ``upgraded`` and ``self`` of every direction into a gallery, by direction."""
-    target = sides[gallery]
+def measure(
+    sides: Mapping[Modality, Side], gallery: Modality, adapter: Map, target: Side | None = None
+) -> dict[str, dict[str, float]]:
+    """``kept``, ``stale``, ``upgraded`` and ``self`` of every direction into a gallery, by direction.
+
+    ``target``: the gallery, where it is none of the ``sides`` that are asked.
+    """
+    target = sides[gallery] if target is None else target
     mapped = adapter(target.old)
     out: dict[str, dict[str, float]] = {}
     for m, side in sides.items():

@@ -32,11 +32,13 @@ LEAST = 8  # anchors below which nothing is fitted
 
 @dataclass(frozen=True)
 class Fitted:
-    """An adapter of one modality. ``score`` is its judge's; ``scores`` those of each family that was tried."""
+    """An adapter of one modality. ``score`` is its judge's; ``scores`` those of each family that was tried (none where
+    there are too few anchors). ``still``: both encoders give the same vectors, there is nothing to map."""
 
     adapter: Adapter | Chain
     score: float
     scores: Mapping[str, float]
+    still: bool = False
 
     @property
     def kind(self) -> str:
@@ -56,7 +58,7 @@ class Upgrades:
         self.anchors.need(old, new)
         direct = self._direct(old, new, modality)
         steps = [k for k in sorted(self.anchors.rows) if min(old, new) <= k <= max(old, new)]
-        if len(steps) < 3 or direct.kind == "identity" and not direct.scores:
+        if len(steps) < 3 or not direct.scores:
             return direct
         ordered = steps if old < new else steps[::-1]
         links = [self._direct(a, b, modality).adapter for a, b in zip(ordered, ordered[1:], strict=False)]
@@ -76,9 +78,9 @@ class Upgrades:
         learned = range(1, max(old, new) + 1)
         x, y = self._pairs(old, new, modality, learned)
         held = self._held(old, new, modality)
-        still = len(x) == len(y) and bool(torch.allclose(x, y, atol=STILL))
+        still = 0 < len(x) == len(y) and bool(torch.allclose(x, y, atol=STILL))
         if still or len(x) < LEAST or len(held.get(modality, ())) < LEAST:
-            return Fitted(Adapter("identity"), 0.0, {})
+            return Fitted(Adapter("identity"), 0.0, {}, still)
         of = judge(held, modality)
         adapter, scores = fit(x, y, held[modality].old, of, self.kinds)
         return Fitted(adapter, scores[adapter.kind], scores)

@@ -60,9 +60,9 @@ def explained(uri: str) -> Iterator[None]:
     """What the database says of trouble, as a UserError that names the index and the way out."""
     try:
         yield
-    except UserError:
-        raise
     except (RuntimeError, OSError, ValueError) as error:
+        if not isinstance(error, OSError) and type(error) not in (RuntimeError, ValueError):
+            raise  # a UserError, or a fault of ours: the database itself raises the plain ones
         said = " ".join(str(error).split())
         said = said if len(said) <= 300 else said[:297] + "..."
         if FULL.search(str(error)):

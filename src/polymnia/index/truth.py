@@ -43,11 +43,12 @@ class Probe:
 def probes(table: Any, about: About, given: Queries) -> list[Probe]:
     """For each encoder that has more rows than are searched exactly: all pairs of modalities. Reads every row once."""
     out: list[Probe] = []
+    several = sum(table.count_rows(f"{column('encoder')} = {quoted(s)}") > 0 for s in about.cards) > 1
     for signature in about.cards:
         own = f"{column('encoder')} = {quoted(signature)}"
         counts = {m: table.count_rows(every(own, _of(m))) for m in MODALITIES}
         if sum(counts.values()) > about.settings.exact_below:
-            shown = own if len(about.cards) > 1 else None
+            shown = own if several else None
             asked = _asked(table, own, counts, given.get(signature, {}))
             out += _answered(table, own, _pairs(about, counts, shown, asked))
     return out

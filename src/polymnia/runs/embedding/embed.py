@@ -17,7 +17,7 @@ from polymnia.runs.embedding.card import card_of
 from polymnia.runs.embedding.job import Plan
 from polymnia.runs.embedding.windows import make_windows
 from polymnia.runs.embedding.work import How, Progress, Worker
-from polymnia.runs.encoder import load
+from polymnia.runs.encoder import Encoder, load
 from polymnia.types import UserError
 
 NAMED = 5  # failures in an error
@@ -40,7 +40,7 @@ class Embedded:
     failed: int = 0
     listed: list[tuple[str, str]] = field(default_factory=list)
     skipped: dict[str, Skipped] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int | float] = field(default_factory=dict)
     seconds: float = 0.0
     took: float = 0.0
 
@@ -53,8 +53,15 @@ def embed(
     Raises UserError for what does not exist or fit, and, when all else is done and kept, where more than
     ``max_broken`` of the items failed.
     """
-    ask, how, began = ask or Ask(), how or How(), time.perf_counter()
-    encoder = load(run, how.task, how.data)
+    how = how or How()
+    return embed_with(load(run, how.task, how.data), run, out, ask or Ask(), how, progress)
+
+
+def embed_with(
+    encoder: Encoder, run: Path, out: Path, ask: Ask, how: How, progress: Progress = lambda *_: None
+) -> Embedded:
+    """The same with an encoder of ``run`` that is loaded already."""
+    began = time.perf_counter()
     card, windows = card_of(encoder, run), make_windows(encoder, how.window, how.hop)
     plan = make_plan(run, encoder, ask, out)
     with files.opened(out):
@@ -89,7 +96,7 @@ def _refuse_nothing(plan: Plan, standing: files.Standing) -> None:
 def _refuse_broken(done: Embedded, total: int, most: float) -> None:
     if done.failed <= most * total:
         return
-    named = "; ".join(f"{id}: {why}" for id, why in done.listed[:NAMED])
+    named = "; ".join(f"{id}: {why}".rstrip(".") for id, why in done.listed[:NAMED])
     raise UserError(
         f"{done.failed:,} of {total:,} items could not be embedded, more than --max-broken {most:g}: {named}"
         f"{'; ...' if done.failed > NAMED else ''}. All others are in {done.folder}, whose vectors.json names more"

@@ -107,7 +107,8 @@ def find(
     """The ``k`` items (``how``: see ``Reader.search``) nearest to a query; those that it names are no hits.
 
     ``modality`` None: sounds and pictures where there are any, since to words other words are nearest, captions of
-    whatever sound they are of; "any": all rows. Raises UserError for a query, filter or run that is not there, MediaError for a broken file.
+    whatever sound they are of; "any": all rows. Raises UserError for a query, filter or run that is not there,
+    MediaError for a broken file.
     """
     asked = ask(index, query, encoders)
     named = index.get(ids={*query.like, *query.unlike})["id"].unique().to_pylist() if query.like + query.unlike else []

@@ -333,6 +333,18 @@ def test_a_batch_of_long_clips_holds_fewer_and_what_waits_is_bounded():
     assert fake.batches == [("audio", 1, 40)]
 
 
+def test_a_text_that_comes_again_is_encoded_once_until_the_next_part():
+    fake = Counting()
+    batches, got = Batches(fake, 2), []
+    for text in ("rain", "rain", "wind", "rain", "seas"):
+        batches.add("text", text, lambda v, t=text: got.append((t, float(v[0]))))
+    assert fake.batches == [("text", 2, 4)] and got == [("rain", 4.0)] * 2 + [("wind", 4.0), ("rain", 4.0)]
+    batches.flush()
+    batches.add("text", "rain", lambda v: None)
+    batches.flush()
+    assert fake.batches == [("text", 2, 4), ("text", 1, 4), ("text", 1, 4)] and got[-1] == ("seas", 4.0)
+
+
 # --- rows
 
 
@@ -434,6 +446,7 @@ def test_a_stamp_tells_what_decides_a_vector_from_what_stands_beside_it():
         (Ask(Path("."), keys=("a=1",)), "'a=1' is a key of a data set"),
         (Ask(Path("."), split="test"), "a folder has no splits"),
         (Ask(None, links=True), "are for a folder that is walked"),
+        (Ask(Path("."), "manifest", ("root=/etc",)), "leave use= and root= out"),
         (Ask(Path("."), "esc11"), "no 'esc11' in data.datasets; did you mean"),
         (Ask(Path("."), only=("smell",)), "this run has no smell tower; it has audio, image, text"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 
 from polymnia.data.walk import Skipped
 from polymnia.index.schema import EncoderCard
-from polymnia.index.vectors import write_about
+from polymnia.index.vectors import ABOUT, write_about
 from polymnia.runs.embedding import folder as files
 from polymnia.runs.embedding.ask import Ask, make_plan
 from polymnia.runs.embedding.card import card_of
@@ -64,12 +64,12 @@ def embed_with(
     began = time.perf_counter()
     card, windows = card_of(encoder, run), make_windows(encoder, how.window, how.hop)
     plan = make_plan(run, encoder, ask, out)
+    _refuse_nothing(plan, out)
     with files.opened(out):
         files.refuse_others(out, card, windows)
         jobs = {job.key: job for job in plan.jobs}
         standing = files.sweep(out, card, jobs, ask.only or card.modalities, plan.unread, how.prune)
         todo = [job for key, job in jobs.items() if key not in standing.kept]
-        _refuse_nothing(plan, standing)
         say = partial(write_about, out, card, source=plan.about, windows=windows.plain())
         say(complete=False)
         worker = Worker(encoder, card, windows, out, how, progress)
@@ -85,8 +85,8 @@ def embed_with(
     return done
 
 
-def _refuse_nothing(plan: Plan, standing: files.Standing) -> None:
-    if plan.jobs or standing.kept or standing.removed:
+def _refuse_nothing(plan: Plan, out: Path) -> None:
+    if plan.jobs or (out / ABOUT).exists():  # of vectors that are there, files may be gone
         return
     found = ", ".join(f"{s.count:,} x {why}" for why, s in sorted(plan.skipped.items())) or "nothing"
     broken = "".join(f"; {id}: {why}" for id, why in plan.failed[:NAMED])

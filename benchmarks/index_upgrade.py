@@ -1,15 +1,16 @@
 """Upgrading an index of a million vectors, beside embedding the same number of clips again.
 
-Run alone: ``OMP_NUM_THREADS=1 python benchmarks/index_upgrade.py`` (some minutes; 6 GB of disk). Vectors of 512 numbers
-are drawn at random, the adapter is a full matrix (ridge), doubts are computed, and the table is rewritten in one commit.
-The time of embedding is **extrapolated** from a measured sample: ESC-10 clips of five seconds through EfficientAT mn04,
-whole `embed` runs without the time of loading. Both are measured in one process, one thread.
+Run alone: ``OMP_NUM_THREADS=1 python benchmarks/index_upgrade.py`` (some minutes; 6 GB of disk). Vectors of 512
+numbers are drawn at random, the adapter is a full matrix (ridge), doubts are computed, and the table is rewritten in
+one commit. The time of embedding is **extrapolated** from a measured sample: ESC-10 clips of five seconds through
+EfficientAT mn04, a whole `embed` without the time of loading. Both are measured in one process, one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -94,11 +95,12 @@ def main() -> None:
         clips, sample = embedded(asked.data, Path(folder))
         seconds, memory = upgraded(asked.rows, Path(folder) / "index")
     again = sample / clips * asked.rows
-    print(
-        f"upgrade of {asked.rows:,} x {DIM}: {seconds:.1f} s ({asked.rows / seconds:,.0f} rows/s), +{memory:,.0f} MB"
+    rate = asked.rows / seconds
+    sys.stdout.write(
+        f"upgrade of {asked.rows:,} x {DIM}: {seconds:.1f} s ({rate:,.0f} rows/s), {memory:,.0f} MB more memory\n"
+        f"embedding: {clips:.0f} clips of 5 s in {sample:.1f} s, so {asked.rows:,} in {again:,.0f} s (extrapolated)\n"
+        f"ratio: {again / seconds:.0f}\n"
     )
-    print(f"embedding: {clips:.0f} clips of 5 s in {sample:.1f} s, so {asked.rows:,} in {again:,.0f} s (extrapolated)")
-    print(f"ratio: {again / seconds:.0f}")
 
 
 if __name__ == "__main__":

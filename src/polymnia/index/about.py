@@ -92,7 +92,8 @@ def read_about(found: pa.Schema, uri: str) -> About:
         raise UserError(f"{uri} holds a table that polymnia did not write; create an index in another folder")
     if int(version) > FORMAT:
         raise UserError(f"{uri} is of format {version}, this version reads {FORMAT}: install a newer polymnia")
-    cards = {k.removeprefix(CARD): EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(CARD)}
+    found_cards = [EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(CARD)]
+    cards = {c.signature: c for c in sorted(found_cards, key=lambda c: (c.task, c.signature))}
     bridges = {k.removeprefix(BRIDGE): EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(BRIDGE)}
     try:
         settings = Settings(**json.loads(told.get(PREFIX + "settings", "{}")))

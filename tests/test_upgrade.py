@@ -1,5 +1,6 @@
 """What is done with the vectors of an older encoder: decided from anchors, and carried out on an index."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -17,7 +18,10 @@ from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.ask import Ask
 from polymnia.runs.embedding.embed import embed
 from polymnia.runs.embedding.work import How as EmbedHow
+from polymnia.runs.encoder import load
+from polymnia.runs.lookup import Encoders, Query, ask, find
 from polymnia.runs.upgrading.advice import advise, decide
+from polymnia.runs.upgrading.bridge import Bridge
 from polymnia.runs.upgrading.lazily import Budget, ranked
 from polymnia.runs.upgrading.upgrade import How, upgrade
 from polymnia.types import UserError
@@ -186,3 +190,31 @@ def test_too_much_loss_is_refused_and_changes_nothing(index):
 def test_a_budget_is_for_embedding_again_only(index):
     with pytest.raises(UserError, match="--mode lazy"):
         upgrade(index.uri, small_run(), how=How(mode="vectors", budget=Budget(items=1)))
+
+
+def test_queries_mapped_back_leave_every_row_and_find_what_the_old_encoder_found(index):
+    before, version = by_key(index.rows(["key", "vector"])), index.version
+    done = upgrade(index.uri, small_run(), how=How(mode="queries"))
+    assert done.mapped == 0 and len(done.bridged) == 1
+    now = Index.open(index.uri)
+    assert by_key(now.rows(["key", "vector"])) == before and now.version > version
+    encoders, (card,) = Encoders(), now.cards.values()
+    assert isinstance(encoders.into(now, card), Bridge)
+    # texts never moved: their queries need no map, and find with the newer encoder what the older one found
+    words = Query("a calm sea")
+    (vector,) = ask(now, words, encoders).values()
+    (old,) = ask(index, words, Encoders()).values()
+    assert vector == pytest.approx(old, abs=1e-6)
+    hits = [[h.id for h in find(i, words, Encoders())] for i in (index, now)]
+    assert hits[0] == hits[1] != []
+
+
+def test_a_bridge_maps_a_sound_from_the_new_space_to_the_old(index):
+    new, old = load(small_run(), 2), load(small_run(), 1)
+    bridge = Bridge(new, small_run(), 1)
+    bridge._upgrades = Upgrades(turned := anchors(lambda x: x.roll(1, dims=1), d=16))
+    tone = [np.sin(np.arange(8000) / 9).astype(np.float32)]
+    expected = new.encode_audio(tone, 16000)
+    assert bridge.encode_audio(tone, 16000) == pytest.approx(np.roll(expected, -1, axis=1), abs=1e-4)
+    assert bridge.encode_text(["a sea"]) == pytest.approx(old.encode_text(["a sea"]), abs=1e-5)
+    assert turned.dim == new.dim

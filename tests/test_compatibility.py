@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,9 @@ def test_a_judge_prefers_the_map_that_is_right():
     assert of(spread().roll(1, dims=1)) > of(spread()) + 0.5
 
 
+BOTH = ("audio", "text")
+
+
 def task(number: int, train: int, group: str = "g{}") -> Task:
     def item(split: str, n: int) -> Item:
         sources = {"audio": AudioFile(Path("x")), "text": Captions(("a", "b"))}
@@ -90,7 +94,7 @@ def embed(items, modality, what="embedding"):
 def test_what_is_kept_is_read_back_by_role_and_task(tmp_path):
     tasks = [task(1, 80), task(2, 5)]
     for after in (0, 1):
-        anchors.keep(tmp_path, after, tasks, embed, 64)
+        anchors.keep(tmp_path, after, tasks, embed, BOTH, 64)
     kept = anchors.read(tmp_path)
     assert kept.tasks == ("t1", "t2") and sorted(kept.rows) == [0, 1]
     fitted, ids, _ = kept.select(1, "audio", ("fit",), (1,))
@@ -109,13 +113,40 @@ def test_a_task_of_few_classes_holds_out_items_and_not_classes(tmp_path):
 
 
 def test_no_anchors_are_kept_where_none_are_asked_for(tmp_path):
-    anchors.keep(tmp_path, 0, [task(1, 8)], embed, 0)
+    anchors.keep(tmp_path, 0, [task(1, 8)], embed, BOTH, 0)
     with pytest.raises(UserError, match="no anchors"):
         anchors.read(tmp_path)
 
 
+def test_what_a_model_cannot_embed_is_left_out(tmp_path):
+    anchors.keep(tmp_path, 0, [task(1, 8)], embed, ("audio",), 8)
+    assert list(anchors.read(tmp_path).rows[0]) == ["audio"]
+
+
+def test_items_of_a_class_answer_each_other_where_a_task_is_scored_by_classes():
+    assert anchors.of_classes(["audio>image/class_mAP"]) and anchors.of_classes(["zeroshot/pooled"])
+    assert not anchors.of_classes(["audio>text/R@10"]) and not anchors.of_classes([])
+    one = task(1, 60)
+    named = one._replace(train=tuple(replace(i, topic="rain") for i in one.train))
+    assert {a.group for i, a in anchors.choose([named], 60, {1}) if i.split == "train" and a.role != "test"} == {
+        "rain"
+    }
+    assert len({a.group for _, a in anchors.choose([named], 60)}) > 50
+
+
+def test_rows_are_of_the_task_whose_anchors_are_nearest(tmp_path):
+    def two(items, modality, what="embedding"):
+        ids = [i.id for i in items]
+        at = torch.tensor([[1.0, 0.0] if i.startswith("1") else [0.0, 1.0] for i in ids])
+        return Table(tuple(ids), at, tuple(ids), ("",) * len(ids))
+
+    anchors.keep(tmp_path, 0, [task(1, 8), task(2, 8)], two, ("audio",), 8)
+    asked = normalize(torch.tensor([[1.0, 0.1], [0.2, 1.0], [0.1, 1.0], [0.0, 1.0]]), dim=1)
+    assert anchors.read(tmp_path).nearest_tasks(asked, 0, "audio", (1, 2)) == {1: 0.25, 2: 0.75}
+
+
 def test_damaged_anchors_are_told(tmp_path):
-    anchors.keep(tmp_path, 0, [task(1, 8)], embed, 8)
+    anchors.keep(tmp_path, 0, [task(1, 8)], embed, BOTH, 8)
     file = tmp_path / "anchors" / "after-0.safetensors"
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(UserError, match="damaged"):

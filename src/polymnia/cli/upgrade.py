@@ -83,6 +83,7 @@ def plain(done: Upgraded) -> dict[str, Any]:
             "adapter": a.fitted.kind,
             "held_out": a.chosen,
             "test": a.measured,
+            "weights": dict(a.weights),
             "lines": [asdict(line) for line in a.lines],
         }
         for a in done.advices

@@ -126,6 +126,12 @@ def won_back(scores: Mapping[str, float]) -> float:
     return (scores["upgraded"] - scores["stale"]) / lost if lost > 0 else math.nan
 
 
+def weighted(found: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """The mean of each measure by weights; empty where nothing weighs anything."""
+    total = sum(w for w, _ in found)
+    return {k: sum(w * f[k] for w, f in found) / total for k in MEASURES} if total > 0 else {}
+
+
 def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of each measure; empty for nothing."""
     return {k: sum(f[k] for f in found) / len(found) for k in MEASURES} if found else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ Role = Literal["fit", "choose", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """An item whose vectors are kept. ``task`` counts from 1."""
+    """An item whose vectors are kept; items of one ``group`` answer each other. ``task`` counts from 1."""
 
     id: str
     group: str
@@ -76,6 +76,20 @@ class Anchors:
     def dim(self) -> int:
         return next(r.vectors.shape[1] for after in self.rows.values() for r in after.values())
 
+    def nearest_tasks(
+        self, vectors: Float[Tensor, "n d"], after: int, modality: Modality, tasks: Sequence[int]
+    ) -> dict[int, float]:
+        """Which share of some vectors, made after ``after`` tasks, lies nearest to the anchors of each task."""
+        rows = self.rows[after].get(modality)
+        if rows is None or not len(vectors):
+            return {}
+        of = torch.tensor([a.task for a in self.items])[rows.at]
+        known = torch.isin(of, torch.tensor(list(tasks)))
+        if not known.any():
+            return {}
+        nearest = of[known][(vectors @ rows.vectors[known].T).argmax(1)]
+        return {t: (nearest == t).double().mean().item() for t in tasks}
+
     def need(self, *after: int) -> None:
         """Raise UserError if there are no vectors after one of these tasks."""
         lacking = [k for k in after if k not in self.rows]
@@ -83,28 +97,48 @@ class Anchors:
             raise UserError(f"no anchors were kept after task {lacking[0]}; there are {sorted(self.rows)}")
 
 
-def choose(tasks: Sequence[Task], count: int) -> list[tuple[Item, Anchor]]:
-    """At most ``count`` training items and ``TEST`` test items of each task, by a hash of their ids."""
+def of_classes(score: Sequence[str]) -> bool:
+    """Whether a task's score is of classes: then items of a topic answer each other, not only those of a group."""
+    return any(name.startswith("zeroshot") or name.endswith("class_mAP") for name in score)
+
+
+def choose(tasks: Sequence[Task], count: int, classes: Collection[int] = ()) -> list[tuple[Item, Anchor]]:
+    """At most ``count`` training items and ``TEST`` test items of each task, by a hash of their ids.
+
+    ``classes``: tasks that are scored by classes.
+    """
     chosen: dict[str, tuple[Item, Anchor]] = {}
     for task in tasks:
         for item in sorted(task.test, key=lambda i: _hashed(i.id))[:TEST]:
-            chosen.setdefault(item.id, (item, Anchor(item.id, item.group, task.index, "test")))
+            chosen.setdefault(item.id, (item, Anchor(item.id, _name(item, task, classes), task.index, "test")))
         drawn = sorted(task.train, key=lambda i: _hashed(i.id))[:count]
         # By group, as near copies share one; but where groups are a few classes, that would hold out whole classes.
-        classes = len({i.group for i in drawn}) < MANY
+        few = len({i.group for i in drawn}) < MANY
         for item in drawn:
-            held = int(_hashed(f"held {item.id if classes else item.group}"), 16) % 4 == 0
-            chosen.setdefault(item.id, (item, Anchor(item.id, item.group, task.index, "choose" if held else "fit")))
+            role: Role = "choose" if int(_hashed(f"held {item.id if few else item.group}"), 16) % 4 == 0 else "fit"
+            chosen.setdefault(item.id, (item, Anchor(item.id, _name(item, task, classes), task.index, role)))
     return list(chosen.values())
 
 
-def keep(folder: Path, after: int, tasks: Sequence[Task], embed: Embed, count: int) -> None:
-    """Write what the encoder makes of the anchors after task ``after``; nothing if ``count`` is 0."""
-    chosen = choose(tasks, count) if count else []
+def _name(item: Item, task: Task, classes: Collection[int]) -> str:
+    return item.topic if task.index in classes and item.topic else item.group
+
+
+def keep(
+    folder: Path,
+    after: int,
+    tasks: Sequence[Task],
+    embed: Embed,
+    modalities: Collection[Modality],
+    count: int,
+    classes: Collection[int] = (),
+) -> None:
+    """Write what the encoder, of some modalities, makes of the anchors after task ``after``; nothing for ``count`` 0."""
+    chosen = choose(tasks, count, classes) if count else []
     if not chosen:
         return
     out: dict[str, Tensor] = {}
-    for m in MODALITIES:
+    for m in (m for m in MODALITIES if m in modalities):
         at = [n for n, (item, _) in enumerate(chosen) if m in item.sources]
         if not at:
             continue

@@ -86,9 +86,10 @@ class Upgrades:
         return Fitted(adapter, scores[adapter.kind], scores)
 
     def _held(self, old: int, new: int, modality: Modality) -> dict[Modality, Side]:
-        """What an adapter is chosen on: anchors such as an index of the older encoder holds, asked as was taught."""
-        held = self.sides(old, new, ("choose",), range(1, max(min(old, new), 1) + 1))
-        partners = self.anchors.partners(modality, range(1, max(old, new) + 1))
+        """What an adapter is chosen on: held-out anchors of all tasks learned, asked as was taught."""
+        learned = range(1, max(old, new) + 1)
+        held = self.sides(old, new, ("choose",), learned)
+        partners = self.anchors.partners(modality, learned)
         return {m: side for m, side in held.items() if m in partners}
 
     def _pairs(self, old: int, new: int, modality: Modality, tasks: Sequence[int]) -> tuple[Tensor, Tensor]:

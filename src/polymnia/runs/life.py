@@ -217,7 +217,8 @@ class Session:
         self.book.write(self.folder)
         on_test = self.recipe.eval_split == "test"
         tasks = [t if on_test else t._replace(test=t.valid) for t, _ in self.curriculum.tasks]
-        anchors.keep(self.folder, after, tasks, embed, self.recipe.anchors)
+        classes = {t.index for t, c in self.curriculum.tasks if anchors.of_classes(c.score)}
+        anchors.keep(self.folder, after, tasks, embed, self.model.modalities, self.recipe.anchors, classes)
         if after == 0:
             self._save_encoder(0)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from polymnia.index.compatibility import mean, measure
+from polymnia.index.compatibility import mean, measure, weighted
 from polymnia.index.doubt import Doubt
 from polymnia.runs.compatibility import Fitted, Upgrades
 from polymnia.types import Modality
@@ -31,8 +31,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Advice:
-    """Of the vectors of one encoder and modality. ``action`` follows from ``chosen``: means over the directions and
-    tasks of held-out anchors; ``lines`` and ``measured`` are of test items, which nothing was chosen by."""
+    """Of the vectors of one encoder and modality. ``action`` follows from ``chosen``: means over directions and tasks
+    of held-out anchors; ``lines`` and ``measured`` are of test items, which nothing was chosen by. ``weights``: which
+    share of the index's rows lies nearest to each task, so much does it count."""
 
     old: int
     new: int
@@ -43,6 +44,7 @@ class Advice:
     chosen: dict[str, float]
     measured: dict[str, float]
     lines: tuple[Line, ...]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -53,6 +55,8 @@ class Advice:
     def why(self) -> str:
         """The reason in words."""
         c = self.chosen
+        if self.fitted.still:
+            return "its tower did not move: these are the new encoder's vectors as they are"
         if not c:
             return "there are too few anchors to measure anything: vectors are mapped as they are"
         if self.action == "keep":
@@ -74,39 +78,43 @@ def decide(scores: dict[str, float], margin: float = MARGIN) -> Action:
     return "keep" if scores["kept"] >= scores["self"] - margin else "re-embed"
 
 
-def advise(
+def advise(  # noqa: PLR0913
     upgrades: Upgrades,
     old: int,
     new: int,
     modality: Modality,
     queries: Sequence[Modality] = (),
     margin: float = MARGIN,
+    weights: Mapping[int, float] | None = None,
 ) -> Advice:
     """What the vectors of a modality, made after ``old`` tasks, need after ``new``.
 
     ``queries``: the modalities that people ask with (default: the vectors' own, and all that a task aligned with it).
+    ``weights``: how much each task counts (default: all alike), such as what share of the vectors is like its items.
     """
     anchors = upgrades.anchors
     fitted = upgrades.between(old, new, modality)
-    asked = set(queries) or anchors.partners(modality, range(1, max(old, new) + 1))
-    tasks = range(1, max(old, 1) + 1)  # what an index of that encoder holds
+    tasks = range(1, max(old, new) + 1)  # an index holds what it holds, also of tasks that were learned later
 
     def found(role: Literal["choose", "test"], task: int) -> dict[str, dict[str, float]]:
+        asked = set(queries) or anchors.partners(modality, (task,))
         sides = upgrades.sides(old, new, (role,), (task,))
         if modality not in sides:
             return {}
         return measure({m: s for m, s in sides.items() if m in asked}, modality, fitted.adapter, sides[modality])
 
-    choosing = [scores for t in tasks for scores in found("choose", t).values()]
+    choosing = {t: mean(list(found("choose", t).values())) for t in tasks}
     lines = [
         Line(direction, anchors.tasks[t - 1], **scores, action=decide(scores, margin))
         for t in tasks
         for direction, scores in found("test", t).items()
     ]
-    chosen = mean(choosing)
+    shares = {t: 1.0 if weights is None else weights.get(t, 0.0) for t, scores in choosing.items() if scores}
+    chosen = weighted([(shares[t], choosing[t]) for t in shares])
     measured = mean([vars(line) for line in lines])
     held = upgrades.sides(old, new, ("choose",), tasks).get(modality)
     empty = Doubt(*(anchors.rows[old][modality].vectors[:0], anchors.rows[old][modality].vectors[:0, 0]))
     doubt = empty if held is None else Doubt.of(held.old, fitted.adapter(held.old), held.new)
-    action = decide(chosen, margin) if chosen else "upgrade"
-    return Advice(old, new, modality, fitted, doubt, action, chosen, measured, tuple(lines))
+    action = decide(chosen, margin) if chosen and not fitted.still else "upgrade"
+    named = {anchors.tasks[t - 1]: share for t, share in (weights or {}).items()}
+    return Advice(old, new, modality, fitted, doubt, action, chosen, measured, tuple(lines), named)

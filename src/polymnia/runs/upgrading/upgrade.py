@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+
 from polymnia.data.names import unescape
 from polymnia.index.adapter import KINDS
+from polymnia.index.rows import sample, vectors
 from polymnia.index.schema import EncoderCard
 from polymnia.index.store import Index
+from polymnia.index.where import column, quoted
 from polymnia.runs.anchors import read
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.card import card_of
@@ -23,6 +28,7 @@ from polymnia.runs.upgrading.lazily import Again, Budget, embed_again
 from polymnia.types import Modality, UserError
 
 Mode = Literal["auto", "vectors", "queries", "lazy"]
+SAMPLE = 2048  # rows that are compared with anchors
 MOST_LOST = 10.0  # points that an upgrade may cost
 Say = Callable[[str], None]
 
@@ -78,7 +84,11 @@ def upgrade(
         upgrades = Upgrades(read(run), KINDS)
         after = {s: index.cards[s].task for s in old}
         found = {
-            (s, m): advise(upgrades, after[s], card.task, m, how.queries, how.margin) for s, m in present if s in old
+            (s, m): advise(
+                upgrades, after[s], card.task, m, how.queries, how.margin, _shares(index, upgrades, s, m, card.task)
+            )
+            for s, m in present
+            if s in old
         }
         done.advices = list(found.values())
         if not how.dry:
@@ -89,6 +99,14 @@ def upgrade(
     if not how.dry:
         index.settle()
     return done
+
+
+def _shares(index: Index, upgrades: Upgrades, signature: str, modality: Modality, new: int) -> dict[int, float] | None:
+    """Which share of the index's rows is like the items of each task: by the nearest anchor of a sample of them."""
+    own = f"{column('encoder')} = {quoted(signature)} AND {column('modality')} = {quoted(modality)}"
+    some = torch.from_numpy(np.array(vectors(sample(index.table, own, SAMPLE))))
+    old = index.cards[signature].task
+    return upgrades.anchors.nearest_tasks(some, old, modality, range(1, max(old, new) + 1)) or None
 
 
 def _carry_out(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +119,12 @@ def test_keys_of_different_rows_differ_even_where_ids_look_like_keys():
 def test_a_card_comes_back_from_its_json():
     assert EncoderCard.from_json(CARD.to_json(), "here") == CARD
     assert json.loads(CARD.to_json())["modalities"] == ["audio", "text"]
+
+
+def test_without_pyarrow_the_extra_is_named():
+    code = "import sys; sys.modules['pyarrow'] = None; import polymnia.index.vectors"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: vectors on disk need pyarrow" in done.stderr and "pip install 'polymnia[index]'" in done.stderr
 
 
 # --- names

@@ -23,6 +23,7 @@ from polymnia.runs.embedding.windows import Windows
 from polymnia.runs.encoder import Encoder
 
 PART, PART_ROWS = 256, 1024  # items in a part, and rows after which it is closed: what a kill loses at most
+UNCUT = 16  # times the bytes of a window: no text that is longer fits a text tower uncut
 Progress = Callable[[float, int, float], None]  # items done, of how many, seconds of sound and video so far
 
 
@@ -94,8 +95,8 @@ class Worker:
             return iter(read.pieces)
         text, tower = read.pieces[0].medium, self.encoder.model.tower("text")
         made.words = text
-        # the tower's own rule says whether a text fits; only short ones are worth asking for
-        if len(text.encode()) <= 2 * self.windows.bytes and tower.prepare([text]).shape[1] < tower.spec.max_tokens:
+        # the tower's own rule says whether a text fits; a long one is not worth asking for
+        if len(text.encode()) <= UNCUT * self.windows.bytes and tower.prepare([text]).shape[1] < tower.spec.max_tokens:
             return iter(read.pieces)
         windows = text_windows(text, self.windows.words, self.windows.bytes)
         if len(windows) > MOST:

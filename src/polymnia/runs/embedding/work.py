@@ -18,6 +18,7 @@ from polymnia.runs.embedding.batches import BATCH, Batches
 from polymnia.runs.embedding.decode import Piece, Read, Reader, ahead
 from polymnia.runs.embedding.folder import next_part
 from polymnia.runs.embedding.job import Failures, Job
+from polymnia.runs.embedding.plans import shown
 from polymnia.runs.embedding.rows import Made, table
 from polymnia.runs.embedding.windows import Windows
 from polymnia.runs.encoder import Encoder
@@ -94,7 +95,7 @@ class Worker:
         if not isinstance(read.job.source, TextFile):
             return iter(read.pieces)
         text, tower = read.pieces[0].medium, self.encoder.model.tower("text")
-        made.words = text
+        made.words = shown(text)
         # the tower's own rule says whether a text fits; a long one is not worth asking for
         if len(text.encode()) <= UNCUT * self.windows.bytes and tower.prepare([text]).shape[1] < tower.spec.max_tokens:
             return iter(read.pieces)
@@ -111,7 +112,7 @@ class Worker:
             self.failures.add(made.job.id, "its vector holds values that are not finite")
         self.part, self.rows = [], 0
         if whole:
-            stamps = {made.job.key: ":".join(made.job.stamp) for made in whole}
+            stamps = {made.job.key: str(made.job.stamp) for made in whole}
             rows = table(whole, self.card.signature, self.card.dim)
             write_part(next_part(self.out), rows, stamps, self.card)
             self.made += len(whole)

@@ -48,6 +48,11 @@ class Tuned:
     rows: int
     tried: tuple[Mapping[str, Any], ...] = ()
 
+    @classmethod
+    def from_json(cls, text: str) -> Tuned:
+        said = json.loads(text)
+        return cls(**{**said, "tried": tuple(said["tried"])})
+
 
 @dataclass(frozen=True)
 class About:
@@ -90,8 +95,8 @@ def read_about(found: pa.Schema, uri: str) -> About:
     cards = {c.signature: c for c in sorted(found_cards, key=lambda c: (c.task, c.signature))}
     try:
         settings = Settings(**json.loads(told.get(PREFIX + "settings", "{}")))
-        tuned = Tuned(**json.loads(told[PREFIX + "tuned"])) if PREFIX + "tuned" in told else None
-    except (TypeError, ValueError) as error:
+        tuned = Tuned.from_json(told[PREFIX + "tuned"]) if PREFIX + "tuned" in told else None
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(
             f"{uri}: its settings are damaged ({[f.name for f in fields(Settings)]}); open an earlier version"
         ) from error

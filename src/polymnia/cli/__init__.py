@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polymnia.cli import embed, export, find, index, learn, measure
+from polymnia.cli import embed, export, find, index, learn, measure, upgrade  # noqa: F401 (a command of index)
 from polymnia.errors import UserError
 from polymnia.version import __version__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,15 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 Row = dict[str, Any]
 
 
+@functools.cache
+def all_rows() -> list[Row]:
+    return [r for batch in recordings() for r in batch.to_pylist()]
+
+
 def by_hand(query: np.ndarray, passes: Callable[[Row], bool], per_item: bool) -> list[tuple[str, float]]:
     """Keys and cosines of all rows that pass, best first; of an item the best."""
     found = [(r["key"], float(np.dot(r["vector"], query)), r["id"])
-             for batch in recordings() for r in batch.to_pylist() if passes(r)]  # fmt: skip
+             for r in all_rows() if passes(r)]  # fmt: skip
     found.sort(key=lambda f: (-f[1], f[0]))
     seen: set[str] = set()
     return [(key, cosine) for key, cosine, id in found if not per_item or not (id in seen or seen.add(id))]

@@ -49,6 +49,11 @@ class Tuned:
     rows: int
     tried: tuple[Mapping[str, Any], ...] = ()
 
+    @classmethod
+    def from_json(cls, text: str) -> Tuned:
+        said = json.loads(text)
+        return cls(**{**said, "tried": tuple(said["tried"])})
+
 
 @dataclass(frozen=True)
 class About:
@@ -97,8 +102,8 @@ def read_about(found: pa.Schema, uri: str) -> About:
     bridges = {k.removeprefix(BRIDGE): EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(BRIDGE)}
     try:
         settings = Settings(**json.loads(told.get(PREFIX + "settings", "{}")))
-        tuned = Tuned(**json.loads(told[PREFIX + "tuned"])) if PREFIX + "tuned" in told else None
-    except (TypeError, ValueError) as error:
+        tuned = Tuned.from_json(told[PREFIX + "tuned"]) if PREFIX + "tuned" in told else None
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(
             f"{uri}: its settings are damaged ({[f.name for f in fields(Settings)]}); open an earlier version"
         ) from error

@@ -1,4 +1,4 @@
-"""Commands that put an encoder into the shape that others take: export hear, mteb, peft, check."""
+"""Commands that put an encoder into the shape that others take: export hf, hear, mteb, peft, check."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from polymnia.cli.words import AfterTask, MovedData, RunFolder
 app = typer.Typer(help="Put a run's encoder into the shape that others take.", no_args_is_help=True)
 OutFolder = Annotated[Path, typer.Argument(help="a new folder, which pip installs")]
 NewFolder = Annotated[Path, typer.Argument(help="a new folder")]
+
+
+@app.command("hf")
+def export_hf(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write a run's encoder as safetensors, settings and a model card, loadable without training code."""
+    from polymnia.export.hf import export_hf as export
+
+    for line in export(run, out, task, data):
+        typer.echo(line)
 
 
 @app.command("hear")

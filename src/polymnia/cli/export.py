@@ -1,4 +1,4 @@
-"""Commands that put an encoder into the shape that others take: export hf, hear, mteb, peft, check."""
+"""Commands that put an encoder into the shape that others take: export hf, onnx, hear, mteb, peft, check."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ NewFolder = Annotated[Path, typer.Argument(help="a new folder")]
 def export_hf(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
     """Write a run's encoder as safetensors, settings and a model card, loadable without training code."""
     from polymnia.export.hf import export_hf as export
+
+    for line in export(run, out, task, data):
+        typer.echo(line)
+
+
+@app.command("onnx")
+def export_onnx(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write the towers of a run as graphs of ONNX, front ends inside, checked with onnxruntime."""
+    from polymnia.export.onnx import export_onnx as export
 
     for line in export(run, out, task, data):
         typer.echo(line)

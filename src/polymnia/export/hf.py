@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from polymnia.config import Part
-from polymnia.continual.prompts import SteerConfig
 from polymnia.export import automodel, card, package, preprocessing, pretrained
 from polymnia.export.automodel import Written
 from polymnia.export.modules import elsewhere
 from polymnia.export.probes import TOLERANCE, Probes, compare, encode, prepared, probes
+from polymnia.export.source import open_run, stamp, steered
 from polymnia.models.heads import HeadConfig, build_head
-from polymnia.runs.encoder import Encoder, load
+from polymnia.runs.encoder import Encoder
 from polymnia.runs.encoding import sign
 from polymnia.runs.weights import read_tensors, save_tensors
 from polymnia.types import Modality, UserError
@@ -33,7 +33,7 @@ def export_hf(run: Path, out: Path, task: int | None = None, data: Path | None =
     loaded, where ``out`` holds something, and where the copy does not give the same vectors.
     """
     package.refuse_full(out)
-    encoder = load(run, task, data)
+    encoder = open_run(run, task, data)
     inputs = probes(encoder, run)
     with package.new_folder(out) as folder:
         written = write(encoder, run, folder)
@@ -57,15 +57,6 @@ def write(encoder: Encoder, run: Path, folder: Path) -> dict[Modality, Written]:
     return written
 
 
-def steered(encoder: Encoder) -> frozenset[Modality]:
-    """The modalities whose towers give the run's vectors only together with what the method brings."""
-    if not encoder.method.prompting:
-        return frozenset()
-    (part,) = encoder.recipe.method
-    chosen = part.config.modalities if isinstance(part.config, SteerConfig) else ()
-    return frozenset(chosen or encoder.model.learn)
-
-
 def describe(encoder: Encoder, run: Path, folders: dict[Modality, str]) -> pretrained.Settings:
     """config.json: what the encoder is made of, with no path of this machine in it."""
     recipe = encoder.recipe
@@ -75,12 +66,8 @@ def describe(encoder: Encoder, run: Path, folders: dict[Modality, str]) -> pretr
         model_type="polymnia",
         format=pretrained.FORMAT,
         polymnia=__version__,
-        run=package.plain(run.resolve().name),
-        task=encoder.task,
-        name=recipe.tasks[encoder.task - 1].name if 0 < encoder.task <= len(recipe.tasks) else "",
-        signature=encoder.signature,
+        **stamp(encoder, run),
         content="",
-        dim=encoder.dim,
         tasks=tasks,
         seed=recipe.seed,
         cross=len(encoder.model.cross) > 0,

@@ -21,7 +21,13 @@ Probes = Mapping[Modality, list[Any]]
 Vectors = Float32[np.ndarray, "n d"]
 SHOWN = 3  # of the run's own examples, of each modality
 LENGTHS = (0.4, 1.0, 1.7)  # of the training crop
-WORDS = ("rain", "a dog barks twice, then a door closes", "Ein Glockenspiel: hell, schnell & leise!", "far " * 300)
+WORDS = (
+    "?!",
+    "rain",
+    "a dog barks twice, then a door closes",
+    "Ein Glockenspiel: hell, schnell & leise!",
+    "far " * 300,
+)
 TOLERANCE = 1e-5  # of a unit vector's numbers, by the same code on the same machine
 
 

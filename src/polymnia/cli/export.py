@@ -1,4 +1,4 @@
-"""Commands that put an encoder into the shape that others take: export hf, onnx, hear, mteb, peft, check."""
+"""Commands that put an encoder, or vectors, into the shape that others take."""
 
 from __future__ import annotations
 
@@ -29,6 +29,28 @@ def export_onnx(run: RunFolder, out: NewFolder, task: AfterTask = None, data: Mo
     from polymnia.export.onnx import export_onnx as export
 
     for line in export(run, out, task, data):
+        typer.echo(line)
+
+
+@app.command("sentence-transformers")
+def export_sentence(
+    run: RunFolder,
+    out: NewFolder,
+    task: AfterTask = None,
+    data: MovedData = None,
+    plain: Annotated[
+        bool | None,
+        typer.Option(
+            "--plain/--whole",
+            help="texts alone, without polymnia (default where it can be); or every modality, through polymnia",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a folder that SentenceTransformer loads."""
+    from polymnia.export.sentence import export_sentence as export
+
+    for line in export(run, out, task, data, None if plain is None else "plain" if plain else "whole"):
         typer.echo(line)
 
 

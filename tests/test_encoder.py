@@ -80,7 +80,7 @@ def test_clips_of_unlike_lengths_are_each_as_alone(encoder):
 
 def test_more_media_than_are_held_at_a_time_are_all_encoded(encoder, monkeypatch, items):
     whole = encoder.encode_image(paths(items, "image"))
-    monkeypatch.setattr("polymnia.runs.encoder.DECODED", 3)
+    monkeypatch.setattr("polymnia.runs.encoding.DECODED", 3)
     assert np.abs(encoder.encode_image(paths(items, "image")) - whole).max() < 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Commands that put an encoder into the shape that others take: export hear, mteb, peft, check."""
+"""Commands that put an encoder, or vectors, into the shape that others take."""
 
 from __future__ import annotations
 
@@ -12,6 +12,46 @@ from polymnia.cli.words import AfterTask, MovedData, RunFolder
 app = typer.Typer(help="Put a run's encoder into the shape that others take.", no_args_is_help=True)
 OutFolder = Annotated[Path, typer.Argument(help="a new folder, which pip installs")]
 NewFolder = Annotated[Path, typer.Argument(help="a new folder")]
+
+
+@app.command("hf")
+def export_hf(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write a run's encoder as safetensors, settings and a model card, loadable without training code."""
+    from polymnia.export.hf import export_hf as export
+
+    for line in export(run, out, task, data):
+        typer.echo(line)
+
+
+@app.command("onnx")
+def export_onnx(run: RunFolder, out: NewFolder, task: AfterTask = None, data: MovedData = None) -> None:
+    """Write the towers of a run as graphs of ONNX, front ends inside, checked with onnxruntime."""
+    from polymnia.export.onnx import export_onnx as export
+
+    for line in export(run, out, task, data):
+        typer.echo(line)
+
+
+@app.command("sentence-transformers")
+def export_sentence(
+    run: RunFolder,
+    out: NewFolder,
+    task: AfterTask = None,
+    data: MovedData = None,
+    plain: Annotated[
+        bool | None,
+        typer.Option(
+            "--plain/--whole",
+            help="texts alone, without polymnia (default where it can be); or every modality, through polymnia",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a folder that SentenceTransformer loads."""
+    from polymnia.export.sentence import export_sentence as export
+
+    for line in export(run, out, task, data, None if plain is None else "plain" if plain else "whole"):
+        typer.echo(line)
 
 
 @app.command("hear")

@@ -93,7 +93,7 @@ def export_hear(
     name = package.module_name(run, "" if task is None else f"_task{task}")
     tower, part = encoder.model.tower("audio"), encoder.recipe.towers["audio"]
     facts = {"run": run.resolve().name, "task": encoder.task}
-    write_hear(out, name, tower, part.dump(), facts, timestamps, _elsewhere(encoder.recipe))
+    write_hear(out, name, tower, part.dump(), facts, timestamps, elsewhere(encoder.recipe))
     return name
 
 
@@ -161,7 +161,7 @@ def _standing_alone(part: dict[str, Any], inside: Path) -> dict[str, Any]:
     return part
 
 
-def _elsewhere(recipe: Recipe) -> str:
+def elsewhere(recipe: Recipe) -> str:
     """The recipe without the keys that say where the run was done."""
     kept = {k: v for k, v in recipe.model_dump(mode="json").items() if k not in WHERE}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from polymnia.types import UserError
@@ -55,11 +56,9 @@ def write(  # noqa: PLR0913 (each is a file, or a line in one)
 
     Raises UserError where ``out`` already holds something.
     """
-    refuse_full(out)
-    partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
-    inside = partial / name
-    try:
-        inside.mkdir(parents=True)
+    with new_folder(out) as partial:
+        inside = partial / name
+        inside.mkdir()
         project = PROJECT.format(name=name, description=description, needs=needs, version=__version__)
         for path, text in (
             (partial / "pyproject.toml", project),
@@ -68,6 +67,19 @@ def write(  # noqa: PLR0913 (each is a file, or a line in one)
         ):
             path.write_text(text, encoding="utf-8")
         fill(inside)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``out`` at the end of the block, or vanishes where it fails.
+
+    Raises UserError where ``out`` already holds something.
+    """
+    refuse_full(out)
+    partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
         os.replace(partial, out.resolve())
     finally:
         shutil.rmtree(partial, ignore_errors=True)

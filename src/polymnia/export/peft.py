@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from polymnia.config import Part
@@ -38,17 +36,12 @@ def export_peft(run: Path, out: Path, task: int | None = None, data: Path | None
     if not isinstance(method, Method):
         used = ", ".join(p.use for p in encoder.recipe.method) or "none that changes towers"
         raise UserError(f"{run}: PEFT's layout is for low-rank updates (lora), and the run's method is {used}")
-    package.refuse_full(out)
     adapters = _adapters(method, encoder.task)
-    partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
-    try:
+    with package.new_folder(out) as partial:
         for folder, number, m in adapters:
             tower, name = encoder.model.tower(m), _hub(encoder.recipe.towers[m])
             write_adapter(partial / folder, method.updates[number][m], tower, name)
         (partial / "README.md").write_text(_readme(run, out, encoder.task, method.cfg, adapters), encoding="utf-8")
-        os.replace(partial, out.resolve())
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [out / folder for folder, _, _ in adapters]
 
 

@@ -65,7 +65,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.tokens or not self.begun:
             return model.features(modality, x)
-        tokens = self.tokens[modality](len(x))
+        tokens = self.tokens[modality](x.shape[0])
         if self.cfg.position == "back":
             return model.features(modality, x, Prompt(back=tokens))
         return model.features(modality, x, Prompt(front=tokens, gate=self.gates[modality]()))

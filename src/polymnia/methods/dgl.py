@@ -83,7 +83,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.widths or not self.begun:
             return model.features(modality, x)
-        return model.features(modality, x, self._prompt(modality, len(x)))
+        return model.features(modality, x, self._prompt(modality, x.shape[0]))
 
     def _prompt(self, modality: Modality, rows: int) -> Prompt:
         widths, local = self.widths[modality], list(self.local.blocks)

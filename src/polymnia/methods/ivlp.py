@@ -55,5 +55,5 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.tokens or not self.begun:
             return model.features(modality, x)
-        prompt = Prompt(front=self.tokens[modality](len(x)), gate=self.gates[modality]())
+        prompt = Prompt(front=self.tokens[modality](x.shape[0]), gate=self.gates[modality]())
         return model.features(modality, x, prompt)

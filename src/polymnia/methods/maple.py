@@ -67,7 +67,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.gates or not self.begun:
             return model.features(modality, x)
-        front = [tokens.expand(len(x), -1, -1) for tokens in self._tokens(modality)]
+        front = [tokens.expand(x.shape[0], -1, -1) for tokens in self._tokens(modality)]
         return model.features(modality, x, Prompt(front=front, gate=self.gates[modality]()))
 
     def _tokens(self, modality: Modality) -> list[Float[Tensor, "p _"]]:

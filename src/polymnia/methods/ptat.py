@@ -107,7 +107,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.prompts.modalities or not int(self.begun):
             return model.features(modality, x)
-        return model.features(modality, x, self.prompts(modality, len(x)))
+        return model.features(modality, x, self.prompts(modality, x.shape[0]))
 
     def loss(self, model: Model, batch: Batch, out: Outputs) -> Terms:
         self.facts = {}

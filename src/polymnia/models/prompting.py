@@ -110,7 +110,7 @@ def run_blocks(
         for block in blocks:
             x = block(x, seen, None)
         return x
-    check(prompt, [x.shape[2]] * len(blocks), len(x))
+    check(prompt, [x.shape[2]] * len(blocks), x.shape[0])
     if end is not None and prompt.read == "prompts":
         raise UserError(
             "the front tokens of a causal text tower stand before all words and see none of them: read the tower out "

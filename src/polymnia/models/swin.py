@@ -38,7 +38,7 @@ def run_swin(
     """
     widths = [stage.dim for stage in stages for _ in stage.blocks]
     prompt = replace(prompt, front=_fitted(prompt.front, widths), back=_fitted(prompt.back, widths))
-    check(prompt, widths, len(x))
+    check(prompt, widths, x.shape[0])
     stream, number, pairs = Stream(), 0, _keeps_numbers(prompt)
     for stage, size in zip(stages, sizes, strict=True):
         for layer in stage.blocks:

@@ -162,10 +162,10 @@ class LogMel(nn.Module):
         Any length will do: a clip too short to be mirrored at its ends is zero-padded to ``n_fft // 2 + 1`` samples.
         Computed in float32 whatever the mixed precision, as half floats have no room for a power spectrum.
         """
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a graph for any batch has no such loop in it
+            return self._some(x)
         few = max(1, IN_CACHE // x.shape[1])
-        if x.device.type == "cpu" and len(x) > few:
-            return torch.cat([self._some(clips) for clips in x.split(few)])
-        return self._some(x)
+        return torch.cat([self._some(clips) for clips in x.split(few)]) if len(x) > few else self._some(x)
 
     def _some(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b mel t"]:
         with torch.autocast(x.device.type, enabled=False):

@@ -133,7 +133,7 @@ def keep(
     count: int,
     classes: Collection[int] = (),
 ) -> None:
-    """Write what the encoder makes of the anchors in some modalities after task ``after``; nothing for a count of 0."""
+    """Write what the encoder makes of the anchors after task ``after``, in some modalities; nothing for count 0."""
     chosen = choose(tasks, count, classes) if count else []
     if not chosen:
         return

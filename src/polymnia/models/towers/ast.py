@@ -93,10 +93,14 @@ class Tower(AbstractTower):
         """Logits of features, in the order of ``class_names``."""
         return super().classify(h) if self.classifier is None else self.classifier(h)
 
-    def _encode(self, x: Float[Tensor, "b n"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
+    def picture(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b t mel"]:
+        """The log-mel of clips of at most one window, as the model eats it."""
         mel = self.fbank(x)
         mel = nn.functional.pad(mel, (0, 0, 0, self.frames_in - mel.shape[1]))
-        values = (mel - self.mean) / self.std
+        return (mel - self.mean) / self.std
+
+    def _encode(self, x: Float[Tensor, "b n"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
+        values = self.picture(x)
         if prompt is None or prompt.empty:
             return self.encoder(input_values=values).pooler_output
         blocks = [ast_block(layer) for layer in self.encoder.layers]

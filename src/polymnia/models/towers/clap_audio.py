@@ -85,8 +85,12 @@ class Tower(AbstractTower):
         """Features of clips at 48 kHz in [-1, 1], of any length."""
         return mean_over_windows(lambda window: self._encode(window, prompt), x, self.window)
 
+    def picture(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b 1 t mel"]:
+        """The log-mel of clips of at most one window, as the model eats it."""
+        return self.logmel(repeat_pad(x, self.window)).transpose(1, 2)[:, None]
+
     def _encode(self, x: Float[Tensor, "b n"], prompt: Prompt | None) -> Float[Tensor, "b o"]:
-        mel = self.logmel(repeat_pad(x, self.window)).transpose(1, 2)[:, None]
+        mel = self.picture(x)
         if prompt is None or prompt.empty:
             return self.encoder(input_features=mel).audio_embeds
         model = self.encoder.audio_model.audio_encoder

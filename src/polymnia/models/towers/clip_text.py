@@ -71,7 +71,7 @@ class Tower(AbstractTower):
         check_room(prompt, self.room, self.spec.max_tokens)
         blocks, end = [clip_block(layer) for layer in model.encoder.layers], self._ends(x)
         hidden = run_blocks(blocks, model.embeddings(x), prompt, at=1, end=end)
-        last = hidden[torch.arange(len(x), device=x.device), end]
+        last = hidden[torch.arange(x.shape[0], device=x.device), end]
         return self.encoder.text_projection(model.final_layer_norm(last))
 
     def _ends(self, x: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:

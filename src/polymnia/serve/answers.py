@@ -1,0 +1,94 @@
+"""From what a service found to what goes over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote, urlencode
+
+from polymnia.serve.service import GALLERY, Entry, Match
+from polymnia.serve.shapes import Hit, Item, Links, Span
+
+# What browsers show or play, and as what it is sent. Nothing else is sent, whatever a name says.
+SOUNDS = {
+    ".wav": "audio/wav",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".mp3": "audio/mpeg",
+    ".m4a": "audio/mp4",
+}
+PICTURES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+}
+VIDEOS = {".mp4": "video/mp4", ".webm": "video/webm"}
+TYPES = SOUNDS | PICTURES | VIDEOS
+
+
+def item(entry: Entry, gallery: str = GALLERY) -> Item:
+    """An item with the links to what can be heard and seen of it."""
+    return Item(
+        id=entry.id,
+        modalities=list(entry.modalities),
+        caption=entry.caption,
+        topic=entry.topic,
+        task=entry.task,
+        duration=entry.duration,
+        links=_links(entry, gallery),
+    )
+
+
+def hits(found: Sequence[Match], gallery: str) -> list[Hit]:
+    """Hits, ranked as they come."""
+    return [_hit(rank, match, gallery) for rank, match in enumerate(found, start=1)]
+
+
+def _hit(rank: int, match: Match, gallery: str) -> Hit:
+    shown = item(match.entry, gallery)
+    window = None
+    if match.start is not None and match.end is not None:
+        window = Span(start=match.start, end=match.end)
+        shown = shown.model_copy(update={"links": _at(shown.links, window)})
+    if match.caption is not None:
+        shown = shown.model_copy(update={"caption": match.caption})
+    return Hit(rank=rank, score=round(match.score, 6), modality=match.modality, window=window, item=shown)
+
+
+def _links(entry: Entry, gallery: str) -> Links:
+    links: dict[str, str] = {}
+    sound, picture = entry.media.get("audio"), entry.media.get("image")
+    if sound is not None:
+        links["spectrogram"] = link("spectrogram", entry.id, gallery)
+        if sound.path.suffix.lower() in SOUNDS | VIDEOS:
+            whole = sound.seconds is None and not sound.start
+            stretch = (
+                "" if whole else f"#t={sound.start:g}" + (f",{sound.start + sound.seconds:g}" if sound.seconds else "")
+            )
+            links["sound"] = link("media", entry.id, gallery, modality="audio") + stretch
+    if picture is not None:
+        links["thumbnail"] = link("thumbnail", entry.id, gallery)
+        if picture.path.suffix.lower() in PICTURES:
+            links["picture"] = link("media", entry.id, gallery, modality="image")
+    return Links(**links)
+
+
+def _at(links: Links, window: Span) -> Links:
+    """The same, at the window that was found."""
+    changed: dict[str, str] = {}
+    if links.sound is not None:
+        changed["sound"] = f"{links.sound.split('#')[0]}#t={window.start:g},{window.end:g}"
+    if links.spectrogram is not None:
+        said = urlencode({"start": f"{window.start:g}", "seconds": f"{window.end - window.start:g}"})
+        changed["spectrogram"] = links.spectrogram + ("&" if "?" in links.spectrogram else "?") + said
+    return links.model_copy(update=changed)
+
+
+def link(what: str, name: str, gallery: str, **more: str) -> str:
+    """The address of something about an item."""
+    said = {**({} if gallery == GALLERY else {"gallery": gallery}), **more}
+    return f"/api/{what}/{quote(name, safe='')}" + (f"?{urlencode(said)}" if said else "")

@@ -18,7 +18,7 @@ from polymnia.serve.body import Bounded
 from polymnia.serve.desk import Desk
 from polymnia.serve.faults import hide, plain, sentence
 from polymnia.serve.guard import Guard
-from polymnia.serve.routes import items, search, status
+from polymnia.serve.routes import items, login, search, status
 from polymnia.serve.service import SearchService
 from polymnia.serve.settings import Settings, check
 from polymnia.serve.shapes import Problem
@@ -62,7 +62,7 @@ def create_app(service: SearchService, settings: Settings, secret: Sequence[Path
         responses=ERRORS,
     )
     app.state.desk = desk
-    for part in (search, items, status):
+    for part in (search, items, status, login):
         app.include_router(part.router)
     _explain(app, desk)
     app.add_middleware(Bounded, upload=settings.limits.upload, metrics=desk.metrics)

@@ -1,6 +1,8 @@
-"""Request bodies are counted while they come in: what is too long is refused before it is read."""
+"""Request bodies are counted and timed while they come in: what is too long is refused before it is read."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,10 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polymnia.serve.metrics import Metrics
 
 FORM = 64_000  # bytes of a request that carries no file, and of the fields around one
+SLOWEST = 60.0  # seconds that a body may take
 
 
 class Bounded:
-    """ASGI: at most ``upload`` bytes of a multipart body, ``FORM`` bytes of any other; 413 beyond, and hang up."""
+    """ASGI: at most ``upload`` bytes of a multipart body, ``FORM`` bytes of any other; 413 or 408, and hang up."""
 
     def __init__(self, app: ASGIApp, upload: int, metrics: Metrics):
         self.app, self.upload, self.metrics = app, upload, metrics
@@ -25,12 +28,20 @@ class Bounded:
         promised = headers.get(b"content-length", b"0")
         if not promised.isdigit() or int(promised) > most:
             raise self._too_long(most)
-        seen = 0
+        seen, ended = 0, False
+        until = asyncio.get_running_loop().time() + SLOWEST
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
+            nonlocal seen, ended
+            if ended:  # all that can still come is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError as error:
+                self.metrics.refuse("slow")
+                raise HTTPException(408, "the request came in too slowly", {"Connection": "close"}) from error
+            seen, ended = seen + len(message.get("body", b"")), not message.get("more_body", False)
             if seen > most:
                 raise self._too_long(most)
             return message

@@ -62,6 +62,7 @@ class Guard:
 
         try:
             await self._admit(scope)
+            scope["polymnia.guard"] = self
             await self.app(scope, receive, adorned)
         except HTTPException as refusal:
             await _refused(scope, refusal)(scope, receive, adorned)

@@ -1,0 +1,206 @@
+"""The search page: Gradio's layout and controls, our own cards and uploads on the API, nothing from anywhere else.
+
+Gradio's own uploads tell the browser where a file lies on the server, and are served by path. So the page uses none of
+Gradio's routes but those of its own scripts and styles; everything else goes through the API and its limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polymnia.serve.guard import content_hash
+from polymnia.serve.service import Info
+from polymnia.types import UserError
+
+if TYPE_CHECKING:
+    import gradio
+
+WEB = Path(__file__).parent / "web"
+FILES = {
+    **dict.fromkeys(
+        ("page.js", "ask.js", "cards.js", "dom.js", "matrices.js", "query.js", "record.js"), "text/javascript"
+    ),
+    "page.css": "text/css",
+}
+OURS = ("/assets/", "/static/", "/theme.css", "/favicon.ico")  # of Gradio: files that come with the package
+SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
+POLICY = (
+    "default-src 'none'; script-src 'self' {}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+FONTS = ["system-ui", "sans-serif"]
+MOST_TOPICS = 500
+
+
+def mount(app: FastAPI, info: Info) -> None:
+    """Put the page at ``/``. UserError where gradio is not installed."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/page/{name}")
+    async def file(name: str) -> Response:
+        if name not in FILES:
+            raise HTTPException(404)
+        return FileResponse(WEB / name, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
+
+    app.include_router(router)
+    app.mount("/", Shell(_gradio_app(info)), name="page")
+
+
+def _gradio_app(info: Info) -> ASGIApp:
+    gr = _gradio()
+    inner = FastAPI(openapi_url=None)
+    return gr.mount_gradio_app(
+        inner,
+        blocks(gr, info),
+        path="/",
+        theme=theme(gr),
+        head=_head(),
+        footer_links=[],
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        run_history=False,
+        enable_monitoring=False,
+        show_error=False,
+    )
+
+
+def _gradio() -> gradio:  # type: ignore[valid-type]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise UserError(
+            "the page needs gradio: pip install 'polymnia[serve]'; or --no-page for the API alone"
+        ) from error
+    return gr
+
+
+def _head() -> str:
+    """Our script and style, under addresses that change with them."""
+    digest = hashlib.blake2b(b"".join((WEB / n).read_bytes() for n in sorted(FILES)), digest_size=6).hexdigest()
+    return (
+        f'<link rel="stylesheet" href="/page/page.css?{digest}">'
+        f'<script type="module" src="/page/page.js?{digest}"></script>'
+    )
+
+
+def theme(gr: gradio) -> gradio.themes.Base:  # type: ignore[valid-type]
+    """System fonts, and colours that are read on both backgrounds (WCAG AA)."""
+    found = gr.themes.Default(
+        primary_hue="sky", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "monospace"]
+    )
+    return found.set(
+        button_primary_background_fill="*primary_800",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
+        button_primary_background_fill_dark="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color_dark="white",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
+
+def blocks(gr: gradio, info: Info) -> gradio.Blocks:  # type: ignore[valid-type]
+    """The controls. Their values are read by ``page.js``, which fills the columns that are named for it."""
+    kinds = {"audio": "Sounds", "image": "Pictures", "text": "Texts"}
+    with gr.Blocks(title="polymnia", analytics_enabled=False) as page:
+        gr.Markdown("# polymnia", elem_id="pm-title")
+        with gr.Tabs():
+            with gr.Tab("Search"):
+                with gr.Row(elem_id="pm-ask"):
+                    words = gr.Textbox(
+                        label="Search in words",
+                        elem_id="pm-text",
+                        interactive=True,
+                        max_lines=1,
+                        scale=5,
+                        max_length=1000,
+                    )
+                    words.placeholder = "rain on a tin roof"
+                    gr.Button("Search", variant="primary", elem_id="pm-go", scale=1, min_width=120)
+                gr.Markdown("", elem_id="pm-media", container=False)
+                gr.Radio(_states(info), value="index", label="Search with", elem_id="pm-with", interactive=True)
+                with gr.Accordion("Filters", open=False, elem_id="pm-filters"), gr.Row():
+                    found = [(kinds[m], m) for m in info.modalities]
+                    gr.Radio(
+                        [("All", "all"), *found],
+                        value="all",
+                        label="Search for",
+                        elem_id="pm-modality",
+                        interactive=True,
+                    )
+                    gr.Dropdown(["any", *info.tasks], value="any", label="Task", elem_id="pm-task", interactive=True)
+                    gr.Dropdown(
+                        ["any", *info.topics[:MOST_TOPICS]],
+                        value="any",
+                        label="Topic",
+                        elem_id="pm-topic",
+                        interactive=True,
+                    )
+                    gr.Number(
+                        label="At least (seconds)", minimum=0, elem_id="pm-shortest", value=None, interactive=True
+                    )
+                    gr.Number(label="At most (seconds)", minimum=0, elem_id="pm-longest", value=None, interactive=True)
+                    gr.Dropdown(["12", "24", "48", "96"], value="12", label="Hits", elem_id="pm-k", interactive=True)
+                gr.Markdown("", elem_id="pm-results", container=False)
+            with gr.Tab("What was learned and forgotten"):
+                gr.Markdown("", elem_id="pm-matrices", container=False)
+    return page
+
+
+def _states(info: Info) -> list[tuple[str, str]]:
+    """What can be searched with: the index, and the run's test items with each encoder."""
+    named = [(f"after {s.name}" if s.task else "before learning", str(s.task)) for s in info.states]
+    beside = [("all of these, side by side", "all")] if len(named) > 1 else []
+    return [(f"the index (after {info.name})", "index"), *((f"test items, {n}", v) for n, v in named), *beside]
+
+
+class Shell:
+    """ASGI: Gradio's page and its own files, and none of its other routes (uploads, files by path, a proxy)."""
+
+    def __init__(self, inner: ASGIApp):
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(404)
+        if path == "/":
+            return await (await self._page(scope, receive))(scope, receive, send)
+        if not path.startswith(OURS) or ".." in path:
+            raise HTTPException(404)
+        return await self.inner(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive) -> Response:
+        """The page with a policy that names each of its inline scripts."""
+        status, parts = 500, []
+
+        async def collect(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        await self.inner({**scope, "method": "GET"}, receive, collect)
+        page = b"".join(parts).decode()
+        scripts = " ".join(content_hash(s) for s in SCRIPT.findall(page))
+        return HTMLResponse(
+            page, status, {"Content-Security-Policy": POLICY.format(scripts), "Cache-Control": "no-store"}
+        )

@@ -21,7 +21,7 @@ class Gate:
     place until it is done. So what is decoded is bounded before it comes here.
     """
 
-    def __init__(self, name: str, workers: int, queue: int, patience: float, metrics: Metrics):
+    def __init__(self, name: str, workers: int, queue: int, patience: float | int, metrics: Metrics):
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix=f"polymnia-{name}")
         self.workers, self.room, self.patience = workers, workers + queue, patience
         self.inside = 0

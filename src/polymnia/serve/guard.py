@@ -44,7 +44,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, explain: Callable[[Exception], str]):
         self.app, self.settings, self.metrics, self.explain = app, settings, metrics, explain
         rate = settings.limits.rate
-        self.costly, self.light = Buckets(rate, 3 * rate), Buckets(LIGHT * rate, 10 * LIGHT * rate)
+        self.costly, self.light = Buckets(rate, max(1, 3 * rate)), Buckets(LIGHT * rate, max(1, 10 * LIGHT * rate))
         self.guesses = Buckets(0.2, 10)
         self.cookie = hmac.new(secrets.token_bytes(32), (settings.token or "").encode(), hashlib.sha256).hexdigest()
 
@@ -88,7 +88,7 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         """On loopback: a page of another name that resolves to this machine (DNS rebinding) is refused."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        host = _name(headers.get("host", ""))
         if self.settings.loopback and host not in ("localhost", "127.0.0.1", "::1", self.settings.host):
             self._refuse("host", 421, "this server answers to localhost only")
 
@@ -127,6 +127,14 @@ class Guard:
 def _same(one: str, other: str) -> bool:
     """In constant time for given lengths."""
     return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode())
+
+
+def _name(host: str) -> str | None:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _bearer(headers: Headers) -> str | None:

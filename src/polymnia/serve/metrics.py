@@ -19,7 +19,7 @@ class Metrics:
         self.seconds: dict[str, list[int]] = {}
         self.total: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-        self.gauges: dict[tuple[str, str], Callable[[], float]] = {}
+        self.gauges: dict[tuple[str, str], Callable[[], float | int]] = {}
         self.lock = threading.Lock()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -35,7 +35,7 @@ class Metrics:
         with self.lock:
             self.refusals[reason] += 1
 
-    def watch(self, gauge: str, name: str, value: Callable[[], float]) -> None:
+    def watch(self, gauge: str, name: str, value: Callable[[], float | int]) -> None:
         """A number that is asked for when the metrics are."""
         self.gauges[gauge, name] = value
 

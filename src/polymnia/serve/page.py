@@ -40,6 +40,10 @@ POLICY = (
 )
 FONTS = ["system-ui", "sans-serif"]
 MOST_TOPICS = 500
+SWITCH = (
+    "An index holds vectors of one encoder. To see what was learned and forgotten, search the test items of the run "
+    "with its encoder of any moment."
+)
 
 
 def mount(app: FastAPI, info: Info) -> None:
@@ -113,18 +117,22 @@ def theme(gr: gradio) -> gradio.themes.Base:  # type: ignore[valid-type]
         block_label_text_color_dark="*neutral_200",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_800",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        checkbox_background_color_selected="*primary_800",
+        checkbox_background_color_selected_dark="*primary_600",
     )
 
 
 def blocks(gr: gradio, info: Info) -> gradio.Blocks:  # type: ignore[valid-type]
     """The controls. Their values are read by ``page.js``, which fills the columns that are named for it."""
-    kinds = {"audio": "Sounds", "image": "Pictures", "text": "Texts"}
     with gr.Blocks(title="polymnia", analytics_enabled=False) as page:
         gr.Markdown("# polymnia", elem_id="pm-title")
         with gr.Tabs():
             with gr.Tab("Search"):
                 with gr.Row(elem_id="pm-ask"):
-                    words = gr.Textbox(
+                    gr.Textbox(
                         label="Search in words",
                         elem_id="pm-text",
                         interactive=True,
@@ -132,43 +140,44 @@ def blocks(gr: gradio, info: Info) -> gradio.Blocks:  # type: ignore[valid-type]
                         scale=5,
                         max_length=1000,
                     )
-                    words.placeholder = "rain on a tin roof"
                     gr.Button("Search", variant="primary", elem_id="pm-go", scale=1, min_width=120)
                 gr.Markdown("", elem_id="pm-media", container=False)
-                gr.Radio(_states(info), value="index", label="Search with", elem_id="pm-with", interactive=True)
-                with gr.Accordion("Filters", open=False, elem_id="pm-filters"), gr.Row():
-                    found = [(kinds[m], m) for m in info.modalities]
-                    gr.Radio(
-                        [("All", "all"), *found],
-                        value="all",
-                        label="Search for",
-                        elem_id="pm-modality",
-                        interactive=True,
-                    )
-                    gr.Dropdown(["any", *info.tasks], value="any", label="Task", elem_id="pm-task", interactive=True)
-                    gr.Dropdown(
-                        ["any", *info.topics[:MOST_TOPICS]],
-                        value="any",
-                        label="Topic",
-                        elem_id="pm-topic",
-                        interactive=True,
-                    )
-                    gr.Number(
-                        label="At least (seconds)", minimum=0, elem_id="pm-shortest", value=None, interactive=True
-                    )
-                    gr.Number(label="At most (seconds)", minimum=0, elem_id="pm-longest", value=None, interactive=True)
-                    gr.Dropdown(["12", "24", "48", "96"], value="12", label="Hits", elem_id="pm-k", interactive=True)
+                gr.Radio(
+                    _states(info),
+                    value="index",
+                    label="Encoder",
+                    info=SWITCH if info.states else None,
+                    elem_id="pm-with",
+                    interactive=True,
+                )
+                with gr.Accordion("Filters", open=False, elem_id="pm-filters"):
+                    _filters(gr, info)
                 gr.Markdown("", elem_id="pm-results", container=False)
-            with gr.Tab("What was learned and forgotten"):
+            with gr.Tab("Scores"):
                 gr.Markdown("", elem_id="pm-matrices", container=False)
     return page
+
+
+def _filters(gr: gradio, info: Info) -> None:  # type: ignore[valid-type]
+    kinds = {"audio": "Sounds", "image": "Pictures", "text": "Texts"}
+    found = [("All", "all"), *((kinds[m], m) for m in info.modalities)]
+    gr.Radio(found, value="all", label="Search for", elem_id="pm-modality", interactive=True)
+    with gr.Row():
+        gr.Dropdown(["any", *info.tasks], value="any", label="Task", elem_id="pm-task", interactive=True)
+        topics = ["any", *info.topics[:MOST_TOPICS]]
+        gr.Dropdown(topics, value="any", label="Topic", elem_id="pm-topic", interactive=True)
+        for name, label in (("shortest", "At least (seconds)"), ("longest", "At most (seconds)")):
+            gr.Textbox(
+                label=label, placeholder="any", max_lines=1, max_length=9, elem_id=f"pm-{name}", interactive=True
+            )
+        gr.Dropdown(["12", "24", "48", "96"], value="12", label="Hits", elem_id="pm-k", interactive=True)
 
 
 def _states(info: Info) -> list[tuple[str, str]]:
     """What can be searched with: the index, and the run's test items with each encoder."""
     named = [(f"after {s.name}" if s.task else "before learning", str(s.task)) for s in info.states]
-    beside = [("all of these, side by side", "all")] if len(named) > 1 else []
-    return [(f"the index (after {info.name})", "index"), *((f"test items, {n}", v) for n, v in named), *beside]
+    beside = [("side by side", "all")] if len(named) > 1 else []
+    return [(f"the index (after {info.name})", "index"), *named, *beside]
 
 
 class Shell:

@@ -14,11 +14,11 @@ CLIENTS = 4096  # remembered; the one that was silent longest is forgotten, and 
 class Buckets:
     """``rate`` tokens a second and at most ``burst`` at once, for each client. A rate of 0 refuses nobody."""
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, rate: float | int, burst: float | int, clock: Callable[[], float | int] = time.monotonic):
         self.rate, self.burst, self.clock = rate, burst, clock
         self.held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was so
 
-    def wait(self, client: str, cost: float = 1.0) -> float:
+    def wait(self, client: str, cost: float | int = 1) -> float | int:
         """Take ``cost`` tokens and give 0; or take none, and give the seconds until there are enough."""
         if self.rate == 0:
             return 0.0
@@ -32,7 +32,7 @@ class Buckets:
         return 0.0 if enough else (cost - tokens) / self.rate
 
 
-def whole_seconds(wait: float) -> str:
+def whole_seconds(wait: float | int) -> str:
     """For Retry-After."""
     return str(max(1, math.ceil(wait)))
 

@@ -21,12 +21,12 @@ class Limits:
     """
 
     upload: int = 32 * MB
-    seconds: float = 300.0
+    seconds: float | int = 300
     pixels: int = 50_000_000
-    patience: float = 30.0
+    patience: float | int = 30
     workers: int = 2
     queue: int = 32
-    rate: float = 10.0
+    rate: float | int = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,8 +75,10 @@ def check_picture(path: Path, limits: Limits) -> None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(path, f"it has more pixels than the {limits.pixels:,} that this server takes") from error
     except Exception as error:  # on hostile bytes Pillow raises nearly anything
         raise MediaError(path, "it is no readable picture") from error
     if width * height > limits.pixels:
-        allowed = f"this server takes {limits.pixels:,} at most"
-        raise MediaError(path, f"it has {width} x {height} pixels; {allowed}")
+        said = f"it has {width} x {height} pixels, more than the {limits.pixels:,} that this server takes"
+        raise MediaError(path, said)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -36,10 +39,10 @@ def body(*models: type[SearchRequest] | type[AddRequest], json: bool) -> dict[st
 @router.post("/search", openapi_extra=body(SearchRequest, json=True))
 async def search(request: Request, shared: Shared) -> Searched:
     """The items nearest to words, to an uploaded sound or picture, to other items, or to all of these together."""
-    wanted, upload = await _read(request, shared, SearchRequest)
-    if wanted.text is None and upload is None and not wanted.like:
-        raise HTTPException(422, "nothing was asked for: give text, a file, or an item to be like")
-    return await _answer(shared, wanted, upload)
+    async with _read(request, shared, SearchRequest) as (wanted, upload):
+        if wanted.text is None and upload is None and not wanted.like:
+            raise HTTPException(422, "nothing was asked for: give text, a file, or an item to be like")
+        return await _answer(shared, wanted, upload)
 
 
 @router.get("/similar/{id:path}")
@@ -58,15 +61,15 @@ async def add(request: Request, shared: Shared) -> Item:
     if not shared.settings.allow_add:
         shared.metrics.refuse("add")
         raise HTTPException(403, "this server adds nothing; it was started without --allow-add")
-    said, upload = await _read(request, shared, AddRequest)
-    if upload is None:
-        raise HTTPException(422, "there is no file in this request")
+    async with _read(request, shared, AddRequest) as (said, upload):
+        if upload is None:
+            raise HTTPException(422, "there is no file in this request")
+        return answers.item(await shared.work.run(partial(_add, shared, said, upload)))
 
-    def work() -> Entry:
-        with on_disk(upload, shared.settings.limits) as path:
-            return shared.service.add(path, upload.suffix, upload.kind, said.caption, said.topic)
 
-    return answers.item(await shared.work.run(work))
+def _add(shared: Desk, said: AddRequest, upload: Upload) -> Entry:
+    with on_disk(upload, shared.settings.limits) as path:
+        return shared.service.add(path, upload.suffix, upload.kind, said.caption, said.topic)
 
 
 async def _answer(shared: Desk, wanted: SearchRequest, upload: Upload | None) -> Searched:
@@ -101,16 +104,19 @@ def _asked(wanted: SearchRequest, path: Any, upload: Upload | None) -> Asked:
     return Asked(wanted.text, path, kind, like, unlike, wanted.k, narrowed, wanted.after)
 
 
-async def _read(request: Request, shared: Desk, model: type[Any]) -> tuple[Any, Upload | None]:
+@asynccontextmanager
+async def _read(request: Request, shared: Desk, model: type[Any]) -> AsyncIterator[tuple[Any, Upload | None]]:
     """The fields of a JSON body or of a form, and the form's file. HTTPException 415 or 422 for what is neither."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        form = await request.form(max_files=1, max_fields=100)
-        return _validated(model, _fields(form)), _file(form, shared)
-    if kind == "application/json" and model is SearchRequest:
-        return _validated(model, await request.body()), None
-    shared.metrics.refuse("type")
-    raise HTTPException(415, "send multipart/form-data" + (" or application/json" if model is SearchRequest else ""))
+        async with request.form(max_files=1, max_fields=100) as form:
+            yield _validated(model, _fields(form)), _file(form, shared)
+    elif kind == "application/json" and model is SearchRequest:
+        yield _validated(model, await request.body()), None
+    else:
+        shared.metrics.refuse("type")
+        also = " or application/json" if model is SearchRequest else ""
+        raise HTTPException(415, f"send multipart/form-data{also}")
 
 
 def _validated(model: type[Any], given: dict[str, Any] | bytes) -> Any:

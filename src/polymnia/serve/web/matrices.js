@@ -39,6 +39,6 @@ function one(found, head, alone) {
 
 function cell(score, share, after, column) {
   if (score === null) return el("td", { class: "pm-missing" }, "\u2013");
-  const kind = (share > 0.55 ? "pm-high " : "") + (after === column + 1 ? "pm-own" : "") + (after <= column ? "pm-early" : "");
+  const kind = (share > 0.63 ? "pm-high " : "") + (after === column + 1 ? "pm-own" : "") + (after <= column ? "pm-early" : "");
   return el("td", { class: kind.trim() || null, style: `--v:${(100 * share).toFixed(1)}%` }, score.toFixed(1));
 }

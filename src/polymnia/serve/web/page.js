@@ -13,16 +13,19 @@ function filters() {
   const any = (word) => (word === "any" || word === "all" ? "" : word);
   return {
     modality: any(value("pm-modality")), tasks: any(value("pm-task")), topics: any(value("pm-topic")),
-    shortest: value("pm-shortest"), longest: value("pm-longest"), k: value("pm-k") || "12",
+    shortest: number("pm-shortest"), longest: number("pm-longest"), k: value("pm-k") || "12",
   };
 }
+
+// "1,5" is one and a half, as it is typed in half of the world.
+const number = (id) => value(id).replace(",", ".");
 
 function note(info, chosen) {
   if (chosen === "index") {
     return `Shown: the index, ${info.rows.toLocaleString("en")} vectors of the encoder after ${info.encoder.name}.`;
   }
   const when = { all: "after each task", 0: "before learning" }[chosen] ?? `after ${info.states.find((s) => String(s.task) === chosen)?.name}`;
-  return `Shown: the test items of the run, not the index, with the encoder ${when}. The index holds vectors of one encoder only.`;
+  return `Shown: the test items of the run, not the index, with the encoder ${when}.`;
 }
 
 class Page {

@@ -32,8 +32,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "the token is missing or wrong",
         403: "not allowed here",
         404: "no such item",
+        408: "the request came in too slowly",
         413: "the upload is too long",
         415: "not a type of file that is taken",
+        421: "not a name of this server",
         422: "a field is wrong, or the file cannot be used",
         429: "too many requests; Retry-After says when",
         503: "busy; Retry-After says when",
@@ -48,6 +50,7 @@ def create_app(service: SearchService, settings: Settings, secret: Sequence[Path
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        desk.open()
         yield
         desk.close()
 

@@ -60,7 +60,13 @@ class Desk:
             raise HTTPException(404, "there is no item of this id")
         return found
 
+    def open(self) -> None:
+        """Let work in again, where the application is started a second time."""
+        self.work.open()
+        self.look.open()
+
     def close(self) -> None:
+        """Start no more work."""
         self.work.close()
         self.look.close()
 

@@ -22,10 +22,11 @@ class Gate:
     """
 
     def __init__(self, name: str, workers: int, queue: int, patience: float | int, metrics: Metrics):
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix=f"polymnia-{name}")
+        self.name = name
         self.workers, self.room, self.patience = workers, workers + queue, patience
         self.inside = 0
         self.metrics = metrics
+        self.open()
         metrics.watch("queue_length", name, lambda: max(0, self.inside - self.workers))
         metrics.watch("working", name, lambda: min(self.inside, self.workers))
 
@@ -50,6 +51,10 @@ class Gate:
 
         if not loop.is_closed():
             loop.call_soon_threadsafe(leave)
+
+    def open(self) -> None:
+        """Let work in, for the first time or again."""
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix=f"polymnia-{self.name}")
 
     def close(self) -> None:
         """Start nothing more. What runs is waited for when the process ends."""

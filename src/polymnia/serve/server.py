@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +31,9 @@ class Server(uvicorn.Server):
         def stop(number: int, frame: FrameType | None) -> None:
             self.handle_exit(number, frame)
 
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python gives signals to the main thread only
+            return
         before = {number: signal.signal(number, stop) for number in SIGNALS}
         try:
             yield
@@ -37,8 +42,12 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: FastAPI, settings: Settings, ready: Callable[[str], None]) -> None:
-    """Answer until a signal says stop. ``ready`` is told the address. UserError for an address that cannot be had."""
+def serve(app: FastAPI, settings: Settings, ready: Callable[[str, Server], None]) -> None:
+    """Answer until a signal, or ``should_exit`` of the server that ``ready`` is told beside the address, says stop.
+
+    UserError for an address that cannot be had.
+    """
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a form that is torn is the client's affair
     with listening(settings) as sock:
         config = uvicorn.Config(
             app,
@@ -54,7 +63,7 @@ def serve(app: FastAPI, settings: Settings, ready: Callable[[str], None]) -> Non
         )
         server = Server(config)
         host, port = sock.getsockname()[:2]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/", server)
         server.run(sockets=[sock])
 
 

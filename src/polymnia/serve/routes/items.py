@@ -4,23 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as InPath
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from polymnia.serve import answers, small
 from polymnia.serve.desk import Desk, desk
 from polymnia.serve.service import Entry, Medium
-from polymnia.serve.shapes import Item
+from polymnia.serve.shapes import Item, Problem
 
 router = APIRouter(prefix="/api")
 Shared = Annotated[Desk, Depends(desk)]
 Name = Annotated[str, InPath(min_length=1, max_length=1024)]
 Gallery = Literal["index", "run"]
 HOUR = "private, max-age=3600"
+RANGES: dict[int | str, dict[str, Any]] = {
+    206: {"description": "the range that was asked for"},
+    416: {"model": Problem, "description": "the range is not in the file"},
+}
+
+
+class Sent(FileResponse):
+    """A file, whole or in ranges; a range that it does not have is told as every error is."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: dict[str, str] | None = None
+
+        async def told(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                whole = Headers(raw=message["headers"]).get("content-range")
+                refused = {} if whole is None else {"Content-Range": whole}
+                answer = JSONResponse({"error": "The range is not in this file."}, message["status"], refused)
+                await answer(scope, receive, send)
+            elif refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, told)
 
 
 @router.get("/item/{id:path}")
@@ -29,7 +54,7 @@ async def item(shared: Shared, id: Name, gallery: Gallery = "index") -> Item:
     return answers.item(await shared.entry(id, gallery), gallery)
 
 
-@router.get("/media/{id:path}", response_class=FileResponse)
+@router.get("/media/{id:path}", response_class=FileResponse, responses=RANGES)
 async def media(
     shared: Shared, id: Name, modality: Literal["audio", "image"] | None = None, gallery: Gallery = "index"
 ) -> Response:
@@ -39,7 +64,7 @@ async def media(
     kind = answers.TYPES.get(medium.path.suffix.lower())
     if kind is None:
         raise HTTPException(415, "browsers do not play or show files of this type, so it is not sent")
-    return FileResponse(inside(medium), media_type=kind, headers={"Cache-Control": HOUR})
+    return Sent(inside(medium), media_type=kind, headers={"Cache-Control": HOUR})
 
 
 @router.get("/spectrogram/{id:path}", response_class=Response)

@@ -52,6 +52,7 @@ async def similar(
     wanted: Annotated[SimilarRequest, Query()],
 ) -> Searched:
     """The items nearest to one that is there, without itself."""
+    await shared.entry(id, "index" if wanted.after is None else "run")
     return await _answer(shared, SearchRequest(like=[id], **wanted.model_dump()), None)
 
 

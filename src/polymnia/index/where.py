@@ -1,0 +1,231 @@
+"""Filters that people write: ``duration < 10 AND topic IN ('rain', 'wind')``.
+
+The text is parsed into a tree, every node of the tree must be on a short list, and what the database gets is written
+anew from the tree: nothing of the text itself reaches it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+import sqlglot
+from sqlglot import exp, parser, tokens
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import SqlglotError
+from sqlglot.tokens import TokenType
+
+from polymnia.index.schema import COLUMNS
+from polymnia.types import UserError
+
+LONGEST = 4000  # characters
+MOST = 1500  # tokens
+DEEPEST = 20  # parentheses and signs inside each other
+KINDS = {field.name: "text" if pa.types.is_string(field.type) else "number" for field in COLUMNS}
+MARKS = {
+    exp.EQ: "=", exp.NEQ: "!=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
+}  # fmt: skip
+WORDS = ("AND", "OR", "NOT", "IN", "BETWEEN", "LIKE", "IS", "NULL")
+TESTS = {  # what each test is made of: a part that sqlglot knows and this file does not would change its meaning
+    exp.In: {"this", "expressions", "negate"},
+    exp.Between: {"this", "low", "high", "negate"},
+    exp.Like: {"this", "expression", "negate"},
+    exp.Is: {"this", "expression", "negate"},
+}
+MAY = "a filter compares columns with =, !=, <, <=, >, >=, IN, BETWEEN, LIKE, IS NULL, joined by AND, OR, NOT"
+
+
+class _Filters(Dialect):
+    """SQL without all the words that a filter may not have: ``end`` and ``window`` are columns like others."""
+
+    class Tokenizer(tokens.Tokenizer):
+        KEYWORDS = {word: getattr(TokenType, word) for word in WORDS} | {
+            "==": TokenType.EQ, ">=": TokenType.GTE, "<=": TokenType.LTE, "<>": TokenType.NEQ, "!=": TokenType.NEQ,
+        }  # fmt: skip
+        SINGLE_TOKENS = {
+            "(": TokenType.L_PAREN, ")": TokenType.R_PAREN, "=": TokenType.EQ, "<": TokenType.LT, ">": TokenType.GT,
+            ",": TokenType.COMMA, "-": TokenType.DASH, ".": TokenType.DOT, "'": TokenType.UNKNOWN,
+            '"': TokenType.UNKNOWN, "`": TokenType.UNKNOWN, ";": TokenType.SEMICOLON,
+        }  # fmt: skip
+        IDENTIFIERS = ['"', "`"]
+        COMMENTS: list[Any] = []
+        COMMANDS: set[Any] = set()
+
+    class Parser(parser.Parser):
+        FUNCTIONS: dict[str, Any] = {}
+        FUNCTION_PARSERS: dict[str, Any] = {}
+        NO_PAREN_FUNCTION_PARSERS: dict[str, Any] = {}
+        NO_PAREN_FUNCTIONS: dict[Any, Any] = {}
+
+
+def to_sql(text: str) -> str:
+    """A filter as the database is given it. Raises UserError, saying what is wrong, for all but a plain filter."""
+    tree = _parse(text)
+    return _truth(tree, text)
+
+
+def quoted(text: str) -> str:
+    """A text as a literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def column(name: str) -> str:
+    """A column's name, which may be a word of SQL."""
+    return f"`{name}`"
+
+
+def among(name: str, values: Collection[str]) -> str:
+    """``name IN (...)``; none: a filter that nothing passes."""
+    return f"{column(name)} IN ({', '.join(map(quoted, values))})" if values else "false"
+
+
+def every(*filters: str | None) -> str | None:
+    """All of these filters together."""
+    given = [f"({f})" for f in filters if f]
+    return " AND ".join(given) or None
+
+
+def _parse(text: str) -> exp.Expression:
+    if not text.strip():
+        raise UserError(f"the filter is empty; {MAY}")
+    if len(text) > LONGEST:
+        raise UserError(f"the filter has {len(text)} characters; at most {LONGEST}")
+    try:
+        found = _Filters().tokenize(text)
+        _bounded(found)
+        trees = sqlglot.parse(text, read=_Filters)
+    except (SqlglotError, RecursionError) as error:
+        raise UserError(f"the filter {_shown(text)} cannot be read; {MAY}, text in 'single quotes'") from error
+    if len(trees) != 1 or trees[0] is None:
+        raise UserError(f"the filter {_shown(text)} is not one condition; {MAY}")
+    return trees[0]
+
+
+def _bounded(found: list[tokens.Token]) -> None:
+    """sqlglot calls itself for each of these: before it starts, there must not be too many."""
+    depth = deepest = signs = 0
+    for token in found:
+        depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
+        signs = signs + 1 if token.token_type in (TokenType.DASH, TokenType.NOT) else 0
+        deepest = max(deepest, depth, signs)
+    if len(found) > MOST or deepest > DEEPEST:
+        raise UserError(f"the filter is too long or too deep: at most {MOST} words and {DEEPEST} levels")
+
+
+def _truth(tree: Any, text: str) -> str:
+    """What is true or false of a row."""
+    if isinstance(tree, exp.Paren):
+        return _truth(tree.this, text)
+    if isinstance(tree, (exp.And, exp.Or)):
+        word = " AND " if isinstance(tree, exp.And) else " OR "
+        return "(" + word.join(_truth(part, text) for part in tree.flatten()) + ")"
+    if isinstance(tree, exp.Not):
+        return f"(NOT {_truth(tree.this, text)})"
+    if type(tree) in MARKS:
+        return _compared(MARKS[type(tree)], tree.this, tree.expression, text)
+    if type(tree) in TESTS and not {k for k, v in tree.args.items() if v} - TESTS[type(tree)]:
+        test = _tested(tree, text)
+        return f"(NOT {test})" if tree.args.get("negate") else test
+    raise UserError(f"the filter {_shown(text)} has '{_name(tree)}' where a condition should be; {MAY}")
+
+
+def _compared(mark: str, left: Any, right: Any, text: str) -> str:
+    if not any(isinstance(_bare(side), exp.Column) for side in (left, right)):
+        raise UserError(f"the filter {_shown(text)} compares no column; {_choice()}")
+    (a, kind), (b, other) = _value(left, text), _value(right, text)
+    _same(kind, other, f"{a} {mark} {b}")
+    return f"{a} {mark} {b}"
+
+
+def _tested(tree: Any, text: str) -> str:
+    if not isinstance(_bare(tree.this), exp.Column):
+        raise UserError(f"the filter {_shown(text)} tests no column; {_choice()}")
+    name, kind = _value(tree.this, text)
+    if isinstance(tree, exp.Is):
+        if not isinstance(tree.expression, exp.Null):
+            raise UserError(f"the filter {_shown(text)}: after IS comes NULL or NOT NULL")
+        return f"{name} IS NULL"
+    if isinstance(tree, exp.In):
+        return _listed(tree, name, kind, text)
+    if isinstance(tree, exp.Between):
+        low, high = (_literal(tree.args[end], kind, name, text) for end in ("low", "high"))
+        return f"{name} BETWEEN {low} AND {high}"
+    _same(kind, "text", f"{name} LIKE")
+    # In SQL a backslash is a letter as others; the database would take it to protect what follows.
+    return f"{name} LIKE {_literal(tree.expression, kind, name, text)}".replace("\\", "\\\\")
+
+
+def _listed(tree: exp.In, name: str, kind: str, text: str) -> str:
+    if not tree.expressions:
+        raise UserError(f"the filter {_shown(text)}: IN takes values, such as topic IN ('rain', 'wind')")
+    return f"{name} IN ({', '.join(_literal(e, kind, name, text) for e in tree.expressions)})"
+
+
+def _literal(tree: Any, kind: str, name: str, text: str) -> str:
+    if isinstance(_bare(tree), exp.Column):
+        raise UserError(f"the filter {_shown(text)}: {name} is tested against values here, not against a column")
+    value, other = _value(tree, text)
+    _same(kind, other, f"{name} and {value}")
+    return value
+
+
+def _value(tree: Any, text: str) -> tuple[str, str]:
+    """A column or a literal as SQL, and whether it is text or a number."""
+    tree = _bare(tree)
+    if isinstance(tree, exp.Column):
+        return _column(tree, text)
+    if isinstance(tree, exp.Literal) and tree.is_string:
+        return quoted(tree.this), "text"
+    sign, digits = (-1, tree.this) if isinstance(tree, exp.Neg) else (1, tree)
+    if isinstance(digits, exp.Literal) and not digits.is_string:
+        return _number(sign, digits.this), "number"
+    raise UserError(f"the filter {_shown(text)} has '{_name(tree)}' where a column or a value should be; {MAY}")
+
+
+def _column(tree: exp.Column, text: str) -> tuple[str, str]:
+    if len(tree.parts) != 1 or not isinstance(tree.this, exp.Identifier):
+        raise UserError(f"the filter {_shown(text)}: '{_name(tree)}' is no column; {_choice()}")
+    name = tree.name if tree.name in KINDS else tree.name.lower()
+    if name not in KINDS:
+        near = difflib.get_close_matches(name, KINDS, 1, 0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"the filter has '{_shown(tree.name)[1:-1]}', which is no column; {hint}{_choice()}")
+    return column(name), KINDS[name]
+
+
+def _number(sign: int, digits: str) -> str:
+    try:
+        value = sign * (int(digits) if digits.isdecimal() else float(digits))
+    except ValueError as error:
+        raise UserError(f"the filter has {digits}, which is no number") from error
+    if not math.isfinite(value) or abs(value) >= 2**63:
+        raise UserError(f"the filter has the number {digits[:40]}, which is too large")
+    return repr(value)
+
+
+def _same(kind: str, other: str, where: str) -> None:
+    if kind != other:
+        raise UserError(f"the filter compares {kind} with {other}: {_shown(where)}; text is in 'single quotes'")
+
+
+def _bare(tree: Any) -> Any:
+    while isinstance(tree, exp.Paren):
+        tree = tree.this
+    return tree
+
+
+def _name(tree: Any) -> str:
+    return _shown(tree.sql() if isinstance(tree, exp.Expression) else str(tree))[1:-1]
+
+
+def _shown(text: str) -> str:
+    """A piece of a filter for one line of an error."""
+    line = "".join(c if c.isprintable() else "?" for c in text)
+    return f"'{line}'" if len(line) <= 60 else f"'{line[:57]}...'"
+
+
+def _choice() -> str:
+    return f"columns are {', '.join(KINDS)}"

@@ -1,7 +1,7 @@
 """polymnia: one embedding space for audio, text and images, taught task after task.
 
-``run(recipe, overrides)`` trains and measures; ``load(folder)`` gives the encoder that came out. Both import torch
-only when they are called.
+``run(recipe, overrides)`` trains and measures; ``load(folder)`` gives the encoder that came out, ``embed_files``
+embeds with it. All import torch only when they are called.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from polymnia.version import __version__
 
 if TYPE_CHECKING:
+    from polymnia.runs.embedding.embed import Embedded
     from polymnia.runs.encoder import Encoder
     from polymnia.runs.life import Run
     from polymnia.runs.study import Study
 
-__all__ = ["__version__", "load", "run", "study"]
+__all__ = ["__version__", "embed_files", "load", "run", "study"]
 
 
 def run(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:
@@ -46,3 +47,15 @@ def load(folder: str | Path, task: int | None = None, data: str | Path | None = 
     from polymnia.runs.encoder import load as load_encoder
 
     return load_encoder(Path(folder), task, None if data is None else Path(data))
+
+
+def embed_files(run: str | Path, source: str | Path | None, out: str | Path, **options: Any) -> Embedded:
+    """Embed a folder, a manifest or (None) the run's own items into the folder ``out``; what is there is kept.
+
+    ``options`` are those of ``polymnia embed``: ``runs.embedding.ask.Ask`` and ``runs.embedding.work.How`` say which.
+    """
+    from polymnia.runs.embedding.embed import embed
+    from polymnia.runs.embedding.embed import options as apart
+
+    ask, how = apart({"source": None if source is None else Path(source), **options})
+    return embed(Path(run), Path(out), ask, how)

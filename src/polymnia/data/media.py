@@ -38,7 +38,7 @@ def audio_length(source: AudioFile) -> float:
 def audio_samples(source: AudioFile, rate: int) -> int:
     """How many samples ``decode_audio`` gives for the whole stretch at ``rate``, from the header alone."""
     with open_recording(source.path) as file:
-        first, last = _samples(source, file, rate)
+        first, last = sample_bounds(source, file, rate)
         return last - first
 
 
@@ -52,7 +52,7 @@ def decode_audio(
     MediaError if nothing can be read, samples are not finite, or the stretch is not in the recording.
     """
     with open_recording(source.path) as file:
-        begin, end = _samples(source, file, rate)
+        begin, end = sample_bounds(source, file, rate)
         first = begin + round(start * rate)
         last = end if seconds is None else min(end, first + round(seconds * rate))
         if not begin <= first < last:
@@ -61,7 +61,7 @@ def decode_audio(
         if last - first > MAX_SECONDS * rate:
             hours = (last - first) / rate / 3600
             raise MediaError(source.path, f"{hours:.1f} h is too long to read at once: pass `seconds`")
-        return _cut(file, source.path, rate, first, last - first)
+        return cut(file, source.path, rate, first, last - first)
 
 
 def _bounds(source: AudioFile, file: Recording) -> tuple[float, float]:
@@ -75,8 +75,8 @@ def _bounds(source: AudioFile, file: Recording) -> tuple[float, float]:
     return source.start, min(end, total)
 
 
-def _samples(source: AudioFile, file: Recording, rate: int) -> tuple[int, int]:
-    """First and last (excluded) sample of the stretch at ``rate``."""
+def sample_bounds(source: AudioFile, file: Recording, rate: int) -> tuple[int, int]:
+    """First and last (excluded) sample of the stretch at ``rate``. MediaError for one that is not in the recording."""
     begin, end = _bounds(source, file)
     first, last = round(begin * rate), round(end * rate)
     if first == last:
@@ -84,8 +84,8 @@ def _samples(source: AudioFile, file: Recording, rate: int) -> tuple[int, int]:
     return first, last
 
 
-def _cut(file: Recording, path: Path, rate: int, first: int, count: int) -> Float32[np.ndarray, " n"]:
-    """``count`` samples at ``rate`` from sample ``first`` on."""
+def cut(file: Recording, path: Path, rate: int, first: int, count: int) -> Float32[np.ndarray, " n"]:
+    """``count`` samples at ``rate`` from sample ``first`` on, or as many as there are; MediaError if none are."""
     own = file.samplerate
     step = own // math.gcd(own, rate)  # after so many frames both rates have a sample at the same instant
     around = 0 if own == rate else math.ceil(CONTEXT * own / min(own, rate))

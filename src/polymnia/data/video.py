@@ -49,6 +49,12 @@ def frame_count(source: VideoFile, fps: float) -> int:
     return len(_times(source, fps))
 
 
+def video_seconds(source: VideoFile) -> float:
+    """Seconds of the stretch, to where its pictures end. MediaError as for ``frame_count``."""
+    begin, end = _stretch(source)
+    return end - begin
+
+
 def decode_frames(
     source: VideoFile, spec: ImageSpec, first: int = 0, count: int | None = None
 ) -> UInt8[np.ndarray, "n c s s"]:
@@ -112,6 +118,15 @@ def _times(source: VideoFile, fps: float = 0.0) -> Float64[np.ndarray, " n"]:
 
 
 def _bounds(source: VideoFile) -> tuple[float, float]:
+    """Begin and end of a stretch that can be read at once."""
+    begin, end = _stretch(source)
+    if end - begin > MAX_SECONDS:
+        hours = (end - begin) / 3600
+        raise MediaError(source.path, f"{hours:.1f} h of pictures are too long to read at once: give `seconds`")
+    return begin, end
+
+
+def _stretch(source: VideoFile) -> tuple[float, float]:
     """Begin and end of the stretch in seconds."""
     with open_container(source.path) as container:
         total = stream_end(container, source.path, find_stream(container, source.path, "video"))
@@ -120,9 +135,6 @@ def _bounds(source: VideoFile) -> tuple[float, float]:
         raise MediaError(
             source.path, f"the stretch from {source.start:g} s to {end:g} s is not in a video of {total:g} s"
         )
-    if end - source.start > MAX_SECONDS:
-        hours = (end - source.start) / 3600
-        raise MediaError(source.path, f"{hours:.1f} h of pictures are too long to read at once: give `seconds`")
     return source.start, end
 
 

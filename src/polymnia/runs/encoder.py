@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from polymnia.config import Part
@@ -97,6 +97,21 @@ class Encoder:
         return out
 
     @torch.no_grad()
+    def encode_batch(self, modality: Modality, media: Sequence[Any]) -> Vectors:
+        """Unit rows of media as the tower eats them, in one pass: equally long clips (``intake.padded``), pictures of
+        its size, or strings. Bounding their number is the caller's business."""
+        features = self._features(modality, list(media))
+        return self.model.project(modality, features).float().cpu().numpy()
+
+    @torch.no_grad()
+    def encode_frames(self, frames: UInt8[np.ndarray, "n c s s"]) -> Float32[np.ndarray, " d"]:
+        """The unit vector of a video, or of a stretch, from its frames: that of the mean of their features."""
+        parts = [frames[first : first + BATCH] for first in range(0, len(frames), BATCH)]
+        features = torch.cat([self._features("image", list(part)).float().cpu() for part in parts])
+        mean = features.double().mean(0, keepdim=True).float().to(self.recipe.device)
+        return self.model.project("image", mean).float().cpu().numpy()[0]
+
+    @torch.no_grad()
     def _encode_videos(self, videos: list[VideoFile], spec: ImageSpec) -> Vectors:
         features = mean_over_frames(lambda frames: self._features("image", frames).float().cpu(), videos, spec, BATCH)
         return self.model.project("image", features.to(self.recipe.device)).float().cpu().numpy()
@@ -114,15 +129,13 @@ class Encoder:
             done.append(self._encode(modality, media, [len(x) if modality == "audio" else 0 for x in media]))
         return np.concatenate(done)
 
-    @torch.no_grad()
     def _encode(self, modality: Modality, raw: list[Any], sizes: list[int]) -> Vectors:
         out = np.zeros((len(raw), self.dim), dtype=np.float32)
         order = sorted(range(len(raw)), key=lambda i: sizes[i])
         while order:
             same = [i for i in order[:BATCH] if sizes[i] == sizes[order[0]]]
             order = order[len(same) :]
-            features = self._features(modality, [raw[i] for i in same])
-            out[same] = self.model.project(modality, features).float().cpu().numpy()
+            out[same] = self.encode_batch(modality, [raw[i] for i in same])
         return out
 
     def _features(self, modality: Modality, raw: list[Any]) -> torch.Tensor:

@@ -52,8 +52,13 @@ def clip(sound: str | Path | AudioFile | np.ndarray, rate: int | None, spec: Aud
         wave = decode_audio(source, spec.sample_rate)
     most = round(spec.max_seconds * spec.sample_rate)
     first = max(0, len(wave) - most) // 2
-    wave = np.clip(wave[first : first + most], -1.0, 1.0)
-    return np.pad(wave, (0, max(0, spec.least - len(wave)))).astype(np.float32)
+    return padded(np.clip(wave[first : first + most], -1.0, 1.0), spec)
+
+
+def padded(wave: Float32[np.ndarray, " n"], spec: AudioSpec) -> Float32[np.ndarray, " m"]:
+    """A clip with silence behind it up to the tower's least length."""
+    lacking = spec.least - len(wave)
+    return np.pad(wave, (0, lacking)) if lacking > 0 else wave
 
 
 def _path(given: Any, what: str, other: str) -> Path:

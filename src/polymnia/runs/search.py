@@ -20,14 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from polymnia.data.walk import PICTURES, SOUNDS
 from polymnia.ops.search import top_k
-from polymnia.recipe import Recipe
-from polymnia.runs import assemble
 from polymnia.runs.encoder import Encoder, Vectors, load
+from polymnia.runs.own_items import own_items
 from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, UserError, VideoFile
-
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".m4a", ".mka")
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ def search(
         raise UserError(f"k is {k}; ask for at least one hit")
     kind = kind_of(query)
     encoder = load(run, task, data)
-    names, items = _items(run, encoder.recipe)
+    names, items = own_items(run, encoder.recipe, "search")
     wanted = _searched(encoder, items, modality)
     items = [i for i in items if wanted in i.sources]
     asked = torch.from_numpy(_encode(encoder, kind, [query if kind == "text" else Path(query)]))
@@ -116,27 +113,6 @@ def print_hits(hits: Sequence[Hit], console: Console | None = None) -> None:
         found = Text(hit.path or hit.id)
         table.add_row(str(hit.rank), f"{hit.score:.3f}", found, Text(hit.task), Text(hit.caption or ""))
     (console or Console()).print(table)
-
-
-def _items(run: Path, recipe: Recipe) -> tuple[dict[str, str], list[Item]]:
-    """The run's test items that it could use, and the name of the task of each, by id."""
-    advice = f"pass the folder of this run's data: --data FOLDER (data= in Python). The recipe says {recipe.data}"
-    if not recipe.data.exists():
-        raise UserError(f"the data of {run} are not here; {advice}")
-    try:
-        curriculum = assemble.read_tasks(recipe)
-    except UserError as error:
-        raise UserError(f"the data of {run} are not here: {error} To search, {advice}") from error
-    meta = json.loads((run / "meta.json").read_text(encoding="utf-8"))
-    broken = {f["id"] for t in meta["tasks"] for f in t["failed"]}
-    names: dict[str, str] = {}
-    items: dict[str, Item] = {}
-    for task, _ in curriculum.tasks:
-        for item in task.test:
-            if item.id not in broken:
-                names.setdefault(item.id, task.name)
-                items.setdefault(item.id, item)
-    return names, list(items.values())
 
 
 def _searched(encoder: Encoder, items: Sequence[Item], modality: Modality | None) -> Modality:

@@ -21,7 +21,10 @@ sys.exit(lint_imports(config_filename=sys.argv[1], no_cache=True))
 PLANTED = {
     "Imports point down": ("ops/search.py", "from polymnia.models.model import Model"),
     "A part does not know its siblings": ("methods/er.py", "from polymnia.methods.lwf import Config as Other"),
-    "Evaluation and the index see a function, never a model": ("eval/matrix.py", "from polymnia.models.model import Model"),
+    "Evaluation and the index see a function, never a model": (
+        "eval/matrix.py",
+        "from polymnia.models.model import Model",
+    ),
     "The command line starts without torch": ("errors.py", "import torch"),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from polymnia.serve.server import Server, serve
+from polymnia.serve.server import Server, bound, serve
 from polymnia.serve.settings import Settings
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -28,15 +28,16 @@ def live(app: FastAPI, settings: Settings) -> Iterator[str]:
         told["address"], told["server"] = address, server
         up.set()
 
-    thread = threading.Thread(target=serve, args=(app, settings, ready))
-    thread.start()
-    try:
-        assert up.wait(10)
-        yield told["address"]
-    finally:
-        told["server"].should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+    with bound(settings) as sock:
+        thread = threading.Thread(target=serve, args=(app, sock, ready))
+        thread.start()
+        try:
+            assert up.wait(10)
+            yield told["address"]
+        finally:
+            told["server"].should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class MadeUp:
             if name not in self.entries:
                 raise UserError(f"there is no item '{name}' in {self.root}")
         found = [e for e in self.entries.values() if e.id not in asked.like]
-        return [Match(e, e.modalities[0], 0.9 - 0.1 * n) for n, e in enumerate(found)][: asked.k]
+        return [Match(e, e.modalities[0], 0.9 - 0.1 * n, 0.9 - 0.1 * n) for n, e in enumerate(found)][: asked.k]
 
     def item(self, name: str, gallery: str = GALLERY) -> Entry | None:
         return self.entries.get(name)

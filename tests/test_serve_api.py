@@ -119,7 +119,7 @@ def test_more_like_this_is_without_itself(world):
     ("body", "said"),
     [({}, "nothing was asked"), ({"text": ""}, "nothing was asked"), ({"unlike": ["words"]}, "nothing was asked"),
      ({"text": "a", "k": 0}, "k: "), ({"text": "a", "k": 101}, "k: "), ({"text": "x" * 1001}, "text: "),
-     ({"text": "a", "topc": ["rain"]}, "topc: "), ({"text": "a", "modality": "video"}, "modality: "),
+     ({"text": "a", "topc": ["rain"]}, "topc: "), ({"text": "a", "modalities": ["video"]}, "modalities"),
      ({"text": "a", "shortest": -1}, "shortest: "), ({"like": ["x"] * 11}, "like: "), ({"text": 3}, "text: "),
      ({"text": "a", "after": -1}, "after: "), ({"text": "a", "where": "x" * 1001}, "where: "), ([], "input")],
 )  # fmt: skip

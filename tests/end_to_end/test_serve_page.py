@@ -165,7 +165,7 @@ def test_filters_and_the_moment_are_asked_for_and_the_gallery_is_said(browser: A
     view.tab.get_by_role("option", name="rain").click()
     view.ask("drops")
     asked = service.asked[-1].narrowed
-    assert (asked.modality, asked.topics, asked.tasks, asked.longest, asked.shortest) == (
+    assert (asked.modalities, asked.topics, asked.tasks, asked.longest, asked.shortest) == (
         "audio",
         ("rain",),
         (),

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polymnia.cli import embed, export, learn, measure
+from polymnia.cli import embed, export, learn, measure, serve
 from polymnia.errors import UserError
 from polymnia.version import __version__
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for part in (learn, measure, embed):
+for part in (learn, measure, embed, serve):
     app.add_typer(part.app)
 app.add_typer(export.app, name="export")
 

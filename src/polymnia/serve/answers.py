@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 
 from polymnia.serve.service import GALLERY, Entry, Match
 from polymnia.serve.shapes import Hit, Item, Links, Span
+from polymnia.serve.small import LONGEST
 
 # What browsers show or play, and as what it is sent. Nothing else is sent, whatever a name says.
 SOUNDS = {
@@ -53,10 +54,17 @@ def _hit(rank: int, match: Match, gallery: str) -> Hit:
     window = None
     if match.start is not None and match.end is not None:
         window = Span(start=match.start, end=match.end)
-        shown = shown.model_copy(update={"links": _at(shown.links, window)})
+        shown = shown.model_copy(update={"links": _at(shown.links, window, match.entry)})
     if match.caption is not None:
         shown = shown.model_copy(update={"caption": match.caption})
-    return Hit(rank=rank, score=round(match.score, 6), modality=match.modality, window=window, item=shown)
+    return Hit(
+        rank=rank,
+        score=round(match.score, 6),
+        cosine=round(match.cosine, 6),
+        modality=match.modality,
+        window=window,
+        item=shown,
+    )
 
 
 def _links(entry: Entry, gallery: str) -> Links:
@@ -65,10 +73,8 @@ def _links(entry: Entry, gallery: str) -> Links:
     if sound is not None:
         links["spectrogram"] = link("spectrogram", entry.id, gallery)
         if sound.path.suffix.lower() in SOUNDS | VIDEOS:
-            whole = sound.seconds is None and not sound.start
-            stretch = (
-                "" if whole else f"#t={sound.start:g}" + (f",{sound.start + sound.seconds:g}" if sound.seconds else "")
-            )
+            ends = "" if sound.seconds is None else f",{sound.start + sound.seconds:g}"
+            stretch = f"#t={sound.start:g}{ends}" if sound.start or ends else ""
             links["sound"] = link("media", entry.id, gallery, modality="audio") + stretch
     if picture is not None:
         links["thumbnail"] = link("thumbnail", entry.id, gallery)
@@ -77,13 +83,15 @@ def _links(entry: Entry, gallery: str) -> Links:
     return Links(**links)
 
 
-def _at(links: Links, window: Span) -> Links:
+def _at(links: Links, window: Span, entry: Entry) -> Links:
     """The same, at the window that was found."""
     changed: dict[str, str] = {}
     if links.sound is not None:
         changed["sound"] = f"{links.sound.split('#')[0]}#t={window.start:g},{window.end:g}"
     if links.spectrogram is not None:
-        said = urlencode({"start": f"{window.start:g}", "seconds": f"{window.end - window.start:g}"})
+        start = max(0.0, window.start - entry.media["audio"].start)  # in the item, which may be a stretch itself
+        seconds = min(LONGEST, window.end - window.start)
+        said = urlencode({"start": f"{start:g}", "seconds": f"{seconds:g}"})
         changed["spectrogram"] = links.spectrogram + ("&" if "?" in links.spectrogram else "?") + said
     return links.model_copy(update=changed)
 

@@ -19,7 +19,7 @@ from polymnia.serve.desk import Desk
 from polymnia.serve.faults import hide, plain, sentence
 from polymnia.serve.guard import Guard
 from polymnia.serve.routes import items, login, search, status
-from polymnia.serve.service import SearchService
+from polymnia.serve.service import NotYet, SearchService
 from polymnia.serve.settings import Settings, check
 from polymnia.serve.shapes import Problem
 from polymnia.types import UserError
@@ -89,6 +89,8 @@ def _explain(app: FastAPI, desk: Desk) -> None:
         return JSONResponse({"error": plain(hide(f"{place}: {said}" if place else said, desk.secret))}, 422)
 
     def user(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, NotYet):
+            return JSONResponse({"error": sentence(error, desk.secret)}, 503, {"Retry-After": "2"})
         desk.metrics.refuse("media" if isinstance(error, MediaError) else "query")
         return JSONResponse({"error": sentence(error, desk.secret)}, 422)
 

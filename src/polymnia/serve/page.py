@@ -159,9 +159,8 @@ def blocks(gr: gradio, info: Info) -> gradio.Blocks:  # type: ignore[valid-type]
 
 
 def _filters(gr: gradio, info: Info) -> None:  # type: ignore[valid-type]
-    kinds = {"audio": "Sounds", "image": "Pictures", "text": "Texts"}
-    found = [("All", "all"), *((kinds[m], m) for m in info.modalities)]
-    gr.Radio(found, value="all", label="Search for", elem_id="pm-modality", interactive=True)
+    found = _kinds(info)
+    gr.Radio(found, value=found[0][1], label="Search for", elem_id="pm-modality", interactive=True)
     with gr.Row():
         gr.Dropdown(["any", *info.tasks], value="any", label="Task", elem_id="pm-task", interactive=True)
         topics = ["any", *info.topics[:MOST_TOPICS]]
@@ -171,6 +170,15 @@ def _filters(gr: gradio, info: Info) -> None:  # type: ignore[valid-type]
                 label=label, placeholder="any", max_lines=1, max_length=9, elem_id=f"pm-{name}", interactive=True
             )
         gr.Dropdown(["12", "24", "48", "96"], value="12", label="Hits", elem_id="pm-k", interactive=True)
+
+
+def _kinds(info: Info) -> list[tuple[str, str]]:
+    """What can be searched for. Words are nearer to words than to anything else, so texts are asked for by name."""
+    names = {"audio": "Sounds", "image": "Pictures", "text": "Texts"}
+    shown = [m for m in info.modalities if m != "text"]
+    both = [("Sounds and pictures", ",".join(shown))] if len(shown) > 1 else []
+    single = [(names[m], m) for m in info.modalities]
+    return [*both, *single, *([("Everything", "")] if len(info.modalities) > 1 else [])] or [("Everything", "")]
 
 
 def _states(info: Info) -> list[tuple[str, str]]:

@@ -19,7 +19,6 @@ from polymnia.types import UserError
 GRACE = 15  # seconds for requests in flight; then their connections are cut
 KEEP_ALIVE = 15  # seconds that an idle connection is kept
 CONNECTIONS = 512  # at a time; uvicorn answers 503 beyond
-BACKLOG = 128
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,33 +41,32 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: FastAPI, settings: Settings, ready: Callable[[str, Server], None]) -> None:
-    """Answer until a signal, or ``should_exit`` of the server that ``ready`` is told beside the address, says stop.
+def serve(app: FastAPI, sock: socket.socket, ready: Callable[[str, Server], None]) -> None:
+    """Answer on a socket of ``bound`` until a signal, or ``should_exit`` of the server, says stop.
 
-    UserError for an address that cannot be had.
+    ``ready`` is told the address and the server.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a form that is torn is the client's affair
-    with listening(settings) as sock:
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=GRACE,
-            limit_concurrency=CONNECTIONS,
-            h11_max_incomplete_event_size=64_000,
-            proxy_headers=False,  # a header that anyone may send is not who asks
-        )
-        server = Server(config)
-        host, port = sock.getsockname()[:2]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/", server)
-        server.run(sockets=[sock])
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=64_000,
+        proxy_headers=False,  # a header that anyone may send is not who asks
+    )
+    server = Server(config)
+    host, port = sock.getsockname()[:2]
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/", server)
+    server.run(sockets=[sock])
 
 
 @contextmanager
-def listening(settings: Settings) -> Iterator[socket.socket]:
+def bound(settings: Settings) -> Iterator[socket.socket]:
     """A bound socket. UserError where the address is taken or is not this machine's."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -81,7 +79,6 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
-            sock.listen(BACKLOG)
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             raise UserError(f"cannot listen on {where}: {error.strerror}; choose another --port") from error

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from polymnia.types import Modality
+from polymnia.types import Modality, UserError
 
 GALLERY = "index"
 
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """What a hit must be: of one of these ``tasks`` and ``topics``, so many seconds long, and so on."""
+    """What a hit must be: of one of these ``modalities``, ``tasks`` and ``topics``, so many seconds long.
 
-    modality: Modality | None = None
+    ``where``: a filter in words, of an index only.
+    """
+
+    modalities: tuple[Modality, ...] = ()
     tasks: tuple[str, ...] = ()
     topics: tuple[str, ...] = ()
     shortest: float | None = None
@@ -67,11 +70,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An entry that was found by one of its rows, and the window of it (seconds), if it was one."""
+    """An entry that was found by one of its rows, and the window of it (seconds), if it was one.
+
+    ``score`` is what hits are ordered by: the cosine, or, in an index of several encoders, a calibrated one.
+    """
 
     entry: Entry
     modality: Modality
     score: float
+    cosine: float
     start: float | None = None
     end: float | None = None
     caption: str | None = None  # where a text was found: that text
@@ -108,6 +115,10 @@ class Scores:
     tasks: tuple[str, ...]
     after: tuple[int, ...]
     heads: dict[str, tuple[list[list[float | None]], dict[str, float]]]
+
+
+class NotYet(UserError):
+    """What was asked for is being prepared; ask again."""
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ class Wire(BaseModel):
 class Filters(Wire):
     """What hits must be."""
 
-    modality: Kind | None = Field(None, description="search among sounds, pictures or texts; default: all")
+    modalities: list[Kind] = Field([], max_length=3, description="search among these; default: all")
     tasks: list[Word] = Field([], max_length=50, description="hits of one of these tasks")
     topics: list[Word] = Field([], max_length=50, description="hits of one of these topics")
     shortest: Seconds | None = Field(None, description="seconds")
@@ -93,10 +93,14 @@ class Item(Wire):
 
 
 class Hit(Wire):
-    """An item that was found. ``score`` is a cosine; ``rank`` counts from 1; ``modality`` is what was found of it."""
+    """An item that was found; ``rank`` counts from 1, ``modality`` is what was found of it.
+
+    ``score`` is the cosine, or, in an index of several encoders, how far it lies above what is usual for each.
+    """
 
     rank: int
     score: float
+    cosine: float
     modality: Kind
     window: Span | None
     item: Item

@@ -21,7 +21,7 @@ from polymnia.serve.shapes import AddRequest, EncoderState, Item, Searched, Sear
 from polymnia.serve.uploads import Upload, kind_of, on_disk
 
 router = APIRouter(prefix="/api")
-LISTS = ("like", "unlike", "tasks", "topics")
+LISTS = ("like", "unlike", "modalities", "tasks", "topics")
 Shared = Annotated[Desk, Depends(desk)]
 
 
@@ -93,7 +93,7 @@ async def _answer(shared: Desk, wanted: SearchRequest, upload: Upload | None) ->
 
 def _asked(wanted: SearchRequest, path: Any, upload: Upload | None) -> Asked:
     narrowed = Narrowed(
-        wanted.modality,
+        tuple(wanted.modalities),
         tuple(wanted.tasks),
         tuple(wanted.topics),
         wanted.shortest,

@@ -1,5 +1,7 @@
 // The API. Every failure becomes an Error whose message can be shown.
 
+const TURNS = 60;
+
 async function answer(request) {
   let response;
   try {
@@ -14,8 +16,8 @@ async function answer(request) {
   }
   const said = await response.json().catch(() => ({}));
   if (response.ok) return said;
-  const wait = response.headers.get("retry-after");
-  throw new Error((said.error ?? `The server answered ${response.status}.`) + (wait ? ` (${wait} s)` : ""));
+  const failure = new Error(said.error ?? `The server answered ${response.status}.`);
+  throw Object.assign(failure, { status: response.status, wait: Number(response.headers.get("retry-after") ?? 2) });
 }
 
 export const info = () => answer(fetch("/api/info"));
@@ -31,4 +33,18 @@ export function search(query, after, signal) {
   }
   if (after !== null) form.append("after", after);
   return answer(fetch("/api/search", { method: "POST", body: form, signal }));
+}
+
+// The same, but where the server is still preparing, it is asked again; `said` is told so.
+export async function patiently(query, after, signal, said) {
+  for (let turn = 0; ; turn++) {
+    try {
+      return await search(query, after, signal);
+    } catch (failure) {
+      if (failure.status !== 503 || turn === TURNS) throw failure;
+      said(`${failure.message} Waiting\u2026`);
+      await new Promise((done) => setTimeout(done, 1000 * failure.wait));
+      signal.throwIfAborted();
+    }
+  }
 }

@@ -24,8 +24,8 @@ export function card(hit, act) {
 }
 
 function score(hit) {
-  const share = Math.round(100 * Math.max(0, Math.min(1, hit.score)));
-  return el("span", { class: "pm-score", title: `${KINDS[hit.modality]} number ${hit.rank}; cosine of its vector and that of the query` },
+  const share = Math.round(100 * Math.max(0, Math.min(1, hit.cosine)));
+  return el("span", { class: "pm-score", title: `${KINDS[hit.modality]} number ${hit.rank}; the cosine with the query is ${hit.cosine.toFixed(3)}` },
     el("span", { class: "pm-bar", "aria-hidden": "true" }, el("i", { style: `width:${share}%` })), hit.score.toFixed(3));
 }
 

@@ -10,9 +10,9 @@ document.documentElement.lang = "en";
 let running = null;
 
 function filters() {
-  const any = (word) => (word === "any" || word === "all" ? "" : word);
+  const any = (word) => (word === "any" ? "" : word);
   return {
-    modality: any(value("pm-modality")), tasks: any(value("pm-task")), topics: any(value("pm-topic")),
+    modalities: value("pm-modality").split(",").filter(Boolean), tasks: any(value("pm-task")), topics: any(value("pm-topic")),
     shortest: number("pm-shortest"), longest: number("pm-longest"), k: value("pm-k") || "12",
   };
 }
@@ -37,6 +37,7 @@ class Page {
     place.replaceChildren(this.note, this.status, this.found);
     this.query = new Query(media, info, () => this.search());
     this.gallery = null;
+    this.says = (words) => (this.status.textContent = words);
     this.begin();
   }
 
@@ -76,7 +77,7 @@ class Page {
   }
 
   async single(query, chosen, signal) {
-    const got = await ask.search(query, chosen === "index" ? null : chosen, signal);
+    const got = await ask.patiently(query, chosen === "index" ? null : chosen, signal, this.says);
     const count = got.hits.length;
     this.status.textContent = count ? `${count} ${count === 1 ? "hit" : "hits"} in ${got.seconds.toFixed(2)} s, best first.` : "";
     this.found.replaceChildren(count ? this.list(got.hits) : el("p", { class: "pm-empty" }, "Nothing fits. Try other words, or fewer filters."));
@@ -85,7 +86,7 @@ class Page {
   async beside(query, signal) {
     const columns = [];
     for (const state of this.info.states) {
-      const got = await ask.search({ ...query, k: "5" }, state.task, signal);
+      const got = await ask.patiently({ ...query, k: "5" }, state.task, signal, this.says);
       const name = state.task === 0 ? "Before learning" : `After ${state.name}`;
       columns.push(el("section", { class: "pm-column" }, el("h2", {}, name), got.hits.length ? this.list(got.hits) : el("p", { class: "pm-empty" }, "Nothing fits.")));
       this.found.replaceChildren(el("div", { class: "pm-beside", tabindex: "0", role: "region", "aria-label": "The best five with each encoder" }, ...columns));

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from polymnia.index.find import Found
-from polymnia.index.rows import vectors
+from polymnia.index.rows import sample, vectors
 from polymnia.index.where import column, quoted
 
 SAMPLE = 512  # rows of an encoder and a modality
@@ -31,8 +31,8 @@ def scored(
     kinds = {one.row["modality"] for hits in found for one in hits}
     levels = {}
     for kind in kinds:
-        sample = _sample(table, f"{column('encoder')} = {quoted(signature)} AND {column('modality')} = {quoted(kind)}")
-        cosines = queries @ sample.T
+        own = f"{column('encoder')} = {quoted(signature)} AND {column('modality')} = {quoted(kind)}"
+        cosines = queries @ vectors(sample(table, own, SAMPLE)).T
         levels[kind] = cosines.mean(axis=1), np.maximum(cosines.std(axis=1), LEAST)
     out = []
     for q, hits in enumerate(found):
@@ -44,11 +44,3 @@ def scored(
 def _above(hit: Found, level: dict[str, tuple[float, float]]) -> float:
     mean, deviation = level[hit.row["modality"]]
     return (hit.cosine - mean) / deviation
-
-
-def _sample(table: Any, sql: str) -> Float[np.ndarray, "n d"]:
-    """Rows spread evenly over those that pass."""
-    found = table.search().where(sql).select(["key"]).with_row_id(True).to_arrow()
-    ids = np.sort(found["_rowid"].to_numpy())  # the database reads in any order
-    chosen = ids[np.unique(np.linspace(0, len(ids) - 1, min(len(ids), SAMPLE)).round().astype(int))]
-    return vectors(table.take_row_ids(chosen.tolist()).select(["vector"]).to_arrow())

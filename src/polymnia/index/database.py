@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -35,6 +36,7 @@ def connect(uri: str) -> Any:
     """A connection to a folder, or to what else LanceDB takes (``s3://...``, with its keys from the environment)."""
     if find_spec("lancedb") is None:
         raise UserError("an index needs lancedb, which is not installed: pip install 'polymnia[index]'")
+    os.environ.setdefault("LANCEDB_LOG", "error")  # else every empty partition is told on stderr
     import lancedb
 
     with explained(uri):
@@ -58,9 +60,9 @@ def explained(uri: str) -> Iterator[None]:
     """What the database says of trouble, as a UserError that names the index and the way out."""
     try:
         yield
-    except UserError:
-        raise
     except (RuntimeError, OSError, ValueError) as error:
+        if not isinstance(error, OSError) and type(error) not in (RuntimeError, ValueError):
+            raise  # a UserError, or a fault of ours: the database itself raises the plain ones
         said = " ".join(str(error).split())
         said = said if len(said) <= 300 else said[:297] + "..."
         if FULL.search(str(error)):

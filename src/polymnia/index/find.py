@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from polymnia.index.about import Tuned
 from polymnia.index.hit import SHOWN, Hit
 
-MORE = 4  # times as many rows, where too few items were among those found
+MORE = 4  # times as many rows and probes, where too few items were among those found
 ROWS_PER_HIT = 2  # at first; a long recording has many windows
 
 
@@ -43,12 +44,32 @@ def nearest(
     while ask:
         found = _rows(table, queries[ask], rows, where, tuned)
         short = []
+        missed = tuned is not None and tuned.probes < tuned.partitions
         for at, got in zip(ask, found, strict=True):
             out[at] = _items(got)[:k] if per_item else got[:k]
-            if len(out[at]) < k and len(got) >= rows:
+            if len(out[at]) < k and (len(got) >= rows or missed):
                 short.append(at)
         ask, rows = short, rows * MORE
+        if tuned is not None:
+            tuned = replace(tuned, probes=min(tuned.partitions, tuned.probes * MORE))
     return out
+
+
+def approximate(table: Any, tuned: Tuned | None, exact_below: int, sql: str | None) -> Tuned | None:
+    """How to search the rows that pass; None where each is compared: there is no index, or few rows pass.
+
+    Where a share of the rows passes, so much more of the index is looked into: a query of one modality lies far from
+    the rows of another, and its nearest partitions may hold none that pass.
+    """
+    if tuned is None or tuned.kind == "exact":
+        return None
+    if sql is None:
+        return tuned
+    passing = table.count_rows(sql)
+    if passing <= exact_below:
+        return None
+    probes = ceil(tuned.probes * table.count_rows() / passing)
+    return replace(tuned, probes=min(tuned.partitions, probes))
 
 
 def _rows(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from polymnia.index import background, find
-from polymnia.index.about import About, Tuned
+from polymnia.index.about import About
 from polymnia.index.hit import Hit
 from polymnia.index.where import among, column, every, quoted, to_sql
 from polymnia.types import MODALITIES, Modality, UserError
@@ -43,15 +43,21 @@ class Ask:
 
 
 def search(
-    table: Any, about: About, uri: str, queries: Mapping[str, Float[np.ndarray, "q d"]], ask: Ask
+    table: Any,
+    about: About,
+    rows: Mapping[str, int],
+    uri: str,
+    queries: Mapping[str, Float[np.ndarray, "q d"]],
+    ask: Ask,
 ) -> list[list[Hit]]:
-    """The hits of each query, as ``Index.search`` says."""
-    number, given = _asked(queries, about, uri), ask.sql()
+    """The hits of each query, as ``Index.search`` says. ``rows``: of each encoder that has some."""
+    number, given = _asked(queries, about, rows, uri), ask.sql()
+    queries = {signature: queries[signature] for signature in rows}
     spaces: list[list[list[find.Found]]] = []
     for signature, vectors in queries.items():
-        own = f"{column('encoder')} = {quoted(signature)}" if len(about.cards) > 1 else None
+        own = f"{column('encoder')} = {quoted(signature)}" if len(rows) > 1 else None
         sql = every(own, given)
-        tuned = None if ask.exact else _approximate(table, about, sql)
+        tuned = None if ask.exact else find.approximate(table, about.tuned, about.settings.exact_below, sql)
         found = find.nearest(table, vectors, ask.k, sql, tuned, ask.per_item)
         if len(queries) > 1:
             found = background.scored(table, signature, vectors, found)
@@ -59,20 +65,10 @@ def search(
     return [find.merged([space[q] for space in spaces], ask.k, ask.per_item) for q in range(number)]
 
 
-def _approximate(table: Any, about: About, sql: str | None) -> Tuned | None:
-    """How to search approximately; None where every row is compared: there is no index, or few rows pass."""
-    tuned = about.tuned
-    if tuned is None or tuned.kind == "exact":
-        return None
-    if sql is not None and table.count_rows(sql) <= about.settings.exact_below:
-        return None
-    return tuned
-
-
-def _asked(queries: Mapping[str, np.ndarray], about: About, uri: str) -> int:
+def _asked(queries: Mapping[str, np.ndarray], about: About, rows: Mapping[str, int], uri: str) -> int:
     """How many queries these are. Raises UserError where they do not fit the index."""
-    strange, missing = [s for s in queries if s not in about.cards], [s for s in about.cards if s not in queries]
-    if strange or missing:
+    strange, missing = [s for s in queries if s not in about.cards], [s for s in rows if s not in queries]
+    if strange or missing or not queries:
         own = ", ".join(f"{c.signature} ({c.run}, task {c.task})" for c in about.cards.values())
         raise UserError(
             f"the query is of the encoder {strange[0] if strange else next(iter(queries), 'none')}, {uri} needs "

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
 
-from polymnia.index.about import About, Settings, read_about
+from polymnia.index.about import About, Settings, Tuned
+from polymnia.index.ann import NAME, tune
 from polymnia.index.database import ITEMS, committed, connect, explained, is_local, place, writing
-from polymnia.index.hit import Hit
-from polymnia.index.opening import go_back, look, make_room, tables
+from polymnia.index.opening import go_back, make_room, tables
+from polymnia.index.reader import Reader
 from polymnia.index.rows import Stream, checked, compared, gathered
 from polymnia.index.schema import EncoderCard
-from polymnia.index.search import Ask, search
-from polymnia.index.versions import Version, age, versions
+from polymnia.index.truth import Queries, probes
+from polymnia.index.versions import age, versions
 from polymnia.index.where import among, to_sql
-from polymnia.types import Modality, UserError
+from polymnia.types import UserError
 
-BATCH = 4096
+GROWN = 2  # times as many rows: the approximate index is chosen anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +38,8 @@ class Added:
         )
 
 
-class Index:
-    """A table of vectors at one version. Others' commits are seen after ``refresh``; own ones at once.
-
-    ``cards``: the encoders whose rows it may hold, by signature; ``dim``: of their vectors; ``version``: which one.
-    """
-
-    def __init__(self, uri: str, table: Any, about: About, past: bool = False):
-        self.uri, self.table, self.about, self.past = uri, table, about, past
+class Index(Reader):
+    """A table of vectors that can be written to, by several processes at once. Every write is one or more commits."""
 
     @classmethod
     def create(cls, uri: str | Path, card: EncoderCard, settings: Settings | None = None) -> Index:
@@ -61,68 +53,6 @@ class Index:
                 raise UserError(f"{uri} is an index already: add to it with `polymnia index add {uri} VECTORS`")
             table = connect(uri).create_table(ITEMS, schema=about.schema(card.dim))
         return cls(uri, table, about)
-
-    @classmethod
-    def open(cls, uri: str | Path, version: int | None = None) -> Index:
-        """The index as it is, or as it was at a version. Raises UserError for what is none, or is no longer there."""
-        uri = place(uri)
-        if is_local(uri):
-            look(Path(uri))
-        with explained(uri):
-            base = connect(uri)
-            if ITEMS not in tables(base):
-                raise UserError(f"{uri} is no index: it has no table '{ITEMS}'")
-            table = base.open_table(ITEMS)
-            if version is not None:
-                go_back(table, version, uri)
-            return cls(uri, table, read_about(table.schema, uri), past=version is not None)
-
-    @property
-    def cards(self) -> dict[str, EncoderCard]:
-        return dict(self.about.cards)
-
-    @property
-    def dim(self) -> int:
-        return next(iter(self.about.cards.values())).dim
-
-    @property
-    def version(self) -> int:
-        return int(self.table.version)
-
-    def versions(self) -> list[Version]:
-        """All that can be opened, the oldest first."""
-        with explained(self.uri):
-            return versions(self.table)
-
-    def refresh(self) -> Index:
-        """See what others have committed. An index opened at a version stays there."""
-        if not self.past:
-            with explained(self.uri):
-                self.table.checkout_latest()
-                self.about = read_about(self.table.schema, self.uri)
-        return self
-
-    def count(self, where: str | None = None) -> int:
-        """How many rows there are; ``where``: a filter, see ``where``."""
-        sql = None if where is None else to_sql(where)
-        with explained(self.uri):
-            return self.table.count_rows(sql)
-
-    def rows(self, columns: Sequence[str], where: str | None = None, batch: int = BATCH) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows, or of those that pass a filter, ``batch`` at a time."""
-        sql = None if where is None else to_sql(where)
-        with explained(self.uri):
-            ask = self.table.search().select(list(columns))
-            for found in (ask.where(sql) if sql else ask).to_batches(batch):
-                for first in range(0, found.num_rows, batch):
-                    yield found.slice(first, batch)
-
-    def get(self, ids: Collection[str] = (), keys: Collection[str] = ()) -> pa.Table:
-        """Whole rows, by items or by their own names, in the order of keys; names that are not there give none."""
-        parts = [among(name, values) for name, values in (("id", ids), ("key", keys)) if values]
-        with explained(self.uri):
-            found = self.table.search().where(" OR ".join(parts) or "false").to_arrow()
-        return found.sort_by("key")
 
     def add_encoder(self, card: EncoderCard) -> None:
         """Let the index hold rows of one more encoder, of vectors of the same size."""
@@ -143,17 +73,17 @@ class Index:
         full disk; what was committed before stays.
         """
         self._now()
-        _ours(card, self.about, self.uri)
+        _ours(card, self.refresh().about, self.uri)
         done = Added()
         for chunk in gathered((checked(b, self.cards, self.dim, {card.signature}) for b in batches), self.dim):
-            done += committed(self.uri, lambda chunk=chunk: self._merge(chunk))
+            done += committed(self.uri, lambda chunk=chunk: self._merge(chunk, card))
             if progress is not None:
                 progress(done)
         self.refresh()
         return done
 
-    def _merge(self, chunk: pa.Table) -> Added:
-        self.refresh()
+    def _merge(self, chunk: pa.Table, card: EncoderCard) -> Added:
+        _ours(card, self.refresh().about, self.uri)  # again: it may have been upgraded meanwhile
         changes = compared(self.table, chunk)
         rows = pa.concat_tables([changes.new, changes.changed])
         if rows.num_rows or changes.gone:
@@ -198,26 +128,41 @@ class Index:
         self.about = about
         return stream.rows
 
-    def search(
-        self,
-        queries: Mapping[str, Float[np.ndarray, "q d"]],
-        k: int = 10,
-        modality: Modality | None = None,
-        where: str | None = None,
-        exact: bool = False,
-        per_item: bool = True,
-        without: Collection[str] = (),
-    ) -> list[list[Hit]]:
-        """The ``k`` nearest of each query, best first.
+    def settle(self, queries: Queries | None = None, say: Callable[[str], None] = lambda _: None) -> Tuned | None:
+        """Make approximate search fit for what is there now: to be called when much was added or rewritten.
 
-        ``queries``: unit vectors by the signature of the encoder that made them; all encoders that have rows here are
-        needed. ``modality``: what to search in (default: all). ``where``: a filter. ``exact``: compare every row, even
-        where there is an approximate index. ``per_item``: of an item only its best row. ``without``: ids that are no
-        hits. Raises UserError for what cannot be asked.
+        Builds and measures an approximate index where an encoder has more rows than are searched exactly, and there
+        is none, or the rows have doubled since; otherwise takes new rows into it once they are many (until then they
+        are compared one by one). ``queries``: unit vectors by signature and modality, of kinds that are asked but not
+        among the rows, such as texts where there are only sounds. Gives how it searches now.
         """
-        ask = Ask(k, modality, where, exact, per_item, tuple(without))
+        self._now()
+        tuned = self.refresh().about.tuned
+        if not self.unsettled:
+            if tuned is not None and tuned.kind != "exact":
+                self._take_in()
+            return tuned
         with explained(self.uri):
-            return search(self.table, self.about, self.uri, queries, ask)
+            measured = probes(self.table, self.about, queries or {})
+        self._tell(lambda about: replace(about, tuned=None))  # if this is killed, every row is compared
+        with explained(self.uri):
+            tuned = tune(self.table, measured, self.about.settings, say)
+        self._tell(lambda about: replace(about, tuned=tuned))
+        return tuned
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ``settle`` would choose the approximate index, for the first time or anew."""
+        tuned, most = self.about.tuned, max(self.spaces.values(), default=0)
+        if tuned is not None:
+            return self.count() >= GROWN * tuned.rows
+        return most > self.about.settings.exact_below
+
+    def _take_in(self) -> None:
+        with explained(self.uri):
+            stats = self.table.index_stats(NAME)
+        if stats is None or stats.num_unindexed_rows > self.about.settings.exact_below:
+            self.compact()
 
     def compact(self, keep_days: float | None = None, keep_versions: int | None = None) -> None:
         """Join small files, take new rows into the approximate index, and forget versions if asked to.
@@ -230,6 +175,14 @@ class Index:
             oldest = age(versions(self.table), keep_days, keep_versions)
             # Under the lock there is no other writer here: what a killed one left behind is no one's.
             self.table.optimize(cleanup_older_than=oldest, delete_unverified=is_local(self.uri))
+            self.refresh()
+
+    def restore(self, version: int) -> None:
+        """Make an earlier version the latest, as one more version."""
+        self._now()
+        with writing(self.uri), explained(self.uri):
+            go_back(self.table, version, self.uri)
+            self.table.restore()
             self.refresh()
 
     def _tell(self, change: Callable[[About], About]) -> None:

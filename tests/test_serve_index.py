@@ -17,11 +17,12 @@ from small_run import small_root, small_run
 from starlette.testclient import TestClient
 
 import polymnia as pm
+from polymnia.index.schema import WHOLE
 from polymnia.index.store import Index
 from polymnia.runs.search import search
 from polymnia.serve import indexed, moments
 from polymnia.serve.adding import Adding
-from polymnia.serve.asker import AWAY, joined
+from polymnia.serve.asker import LIKE, UNLIKE, joined
 from polymnia.serve.indexed import IndexService, where_of
 from polymnia.serve.service import Narrowed
 from polymnia.serve.start import make_app
@@ -57,6 +58,14 @@ def by_hand(index: Path, query: np.ndarray, modality: str) -> list[tuple[str, fl
     return sorted(best.items(), key=lambda pair: -pair[1])
 
 
+def between(index: Path, name: str) -> np.ndarray:
+    """The unit mean of an item's vectors, one a modality (the small run's items have one caption each)."""
+    rows = [r for r in Index.open(index).get(ids=[name]).to_pylist() if r["window"] == WHOLE]
+    mean = np.mean([r["vector"] for r in rows], axis=0, dtype=np.float32)
+    assert len(rows) == 3
+    return mean / np.linalg.norm(mean)
+
+
 def near(found: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> bool:
     return [i for i, _ in found] == [i for i, _ in wanted] and np.allclose(
         [s for _, s in found], [s for _, s in wanted], atol=1e-5
@@ -79,27 +88,24 @@ def test_a_file_finds_itself_and_the_mean_of_two_queries_is_searched(http: TestC
 
     encoder = pm.load(small_run())
     path = next(p for p in (small_root() / "data").rglob("*.wav") if p.read_bytes() == sound)
-    mean = encoder.encode_text(QUERY)[0] + encoder.encode_audio(path)[0]
+    mean = encoder.encode_text(QUERY)[0] + encoder.encode_audio([path])[0]
     both = hits(http.post("/api/search", files={"file": ("q.wav", sound)}, data={**form, "text": QUERY}))
     assert near(both, by_hand(index, mean / np.linalg.norm(mean), "audio")[:3])
 
 
 def test_like_and_unlike_are_towards_and_away_and_never_hits(http: TestClient, index: Path):
     names = [i for i, _ in by_hand(index, np.ones(16, np.float32) / 4, "audio")]
-    rows = {
-        r["id"]: np.asarray(r["vector"])
-        for r in Index.open(index).get(ids=names[:2]).to_pylist()
-        if r["modality"] == "audio"
-    }
-    query = rows[names[0]] - AWAY * rows[names[1]]
-    wanted = [h for h in by_hand(index, query / np.linalg.norm(query), "audio") if h[0] != names[0]]
+    middle = {name: between(index, name) for name in names[:2]}
+    query = LIKE * middle[names[0]] - UNLIKE * middle[names[1]]
+    wanted = [h for h in by_hand(index, query / np.linalg.norm(query), "audio") if h[0] not in names[:2]]
     asked = {"like": [names[0]], "unlike": [names[1]], "modalities": ["audio"], "k": 4}
     assert near(hits(http.post("/api/search", json=asked)), wanted[:4])
     similar = http.get(f"/api/similar/{quote(names[0], safe='')}", params={"k": 50})
     assert len(hits(similar)) == 7 and names[0] not in dict(hits(similar))
     assert http.post("/api/search", json={"like": ["gone"]}).status_code == 422
+    assert http.post("/api/search", json={"like": [str(small_run() / "recipe.yaml")]}).status_code == 422
     with pytest.raises(UserError, match="the same"):
-        joined([rows[names[0]]], [2 * rows[names[0]]])
+        joined([], [middle[names[0]]], [5 * middle[names[0]]])
 
 
 @pytest.mark.parametrize(("after", "modality"), [(0, "audio"), (1, "image"), (2, "text")])
@@ -136,7 +142,8 @@ def test_a_moment_that_is_being_prepared_is_asked_for_again(http: TestClient, mo
 
 @pytest.mark.parametrize(
     "where",
-    ["1; DROP TABLE items", "duration <", "root LIKE '/%'", "\"root\" IS NULL", "id = (SELECT 1)", "duration < 1) OR (1 = 1",
+    ["1; DROP TABLE items", "duration <", "root LIKE '/%'", "\"root\" IS NULL", "id = (SELECT 1)",
+     "duration < 1) OR (1 = 1",
      "sleep(9) = 1", "((((((((((((((((((((((((id = 'a'))))))))))))))))))))))))", "topic = 'x' -- '", "\x00"],
 )  # fmt: skip
 def test_a_hostile_filter_is_refused(http: TestClient, index: Path, where: str):
@@ -163,7 +170,7 @@ def test_what_is_added_is_found_as_embed_would_have_made_it(http: TestClient, in
     assert added.status_code == 201
     name = added.json()["id"]
     (row,) = Index.open(index).get(ids=[name]).to_pylist()
-    assert np.allclose(row["vector"], pm.load(small_run()).encode_audio(sound)[0], atol=1e-6)
+    assert np.allclose(row["vector"], pm.load(small_run()).encode_audio([sound])[0], atol=1e-6)
     assert (row["caption"], row["topic"], row["duration"]) == ("a new tone", "new", pytest.approx(0.5))
     assert http.get(added.json()["links"]["sound"].split("#")[0]).content == sound.read_bytes()
     assert "new" in http.get("/api/info").json()["topics"]

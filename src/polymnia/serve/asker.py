@@ -14,7 +14,9 @@ from polymnia.runs.encoder import Encoder
 from polymnia.types import Modality, UserError
 
 REMEMBERED = 512  # vectors of texts
-AWAY = 0.5  # how much an item to be unlike counts
+LEAST = 1e-6  # length of a query that points somewhere
+# Rocchio's rule, as `polymnia search` has it.
+QUERY, LIKE, UNLIKE = 1.0, 0.75, 0.15
 
 Vector = Float32[np.ndarray, " d"]
 
@@ -53,15 +55,14 @@ class Asker:
             raise UserError(f"this encoder takes no {kind}; it takes {', '.join(self.modalities)}")
 
 
-def joined(towards: Sequence[Vector], away: Sequence[Vector]) -> Vector:
-    """The unit vector of a query: the mean of what it is to be like, less ``AWAY`` times the mean of the others.
+def joined(query: Sequence[Vector], like: Sequence[Vector], unlike: Sequence[Vector]) -> Vector:
+    """The unit vector of a query by Rocchio's rule: the means of its parts, by their weights.
 
-    UserError where nothing is left of it.
+    ``query``: of words and of a file. UserError where nothing is left of it.
     """
-    query = np.mean(np.stack(towards), axis=0)
-    if away:
-        query = query - AWAY * np.mean(np.stack(away), axis=0)
-    length = float(np.linalg.norm(query))
-    if length < 1e-6:
+    groups = ((query, QUERY), (like, LIKE), (unlike, -UNLIKE))
+    found = np.sum([weight * np.mean(np.stack(given), axis=0) for given, weight in groups if given], axis=0)
+    length = float(np.linalg.norm(found))
+    if length < LEAST:
         raise UserError("what the query is to be like and unlike is the same; leave one of them out")
-    return (query / length).astype(np.float32)
+    return (found / length).astype(np.float32)

@@ -65,7 +65,7 @@ class IndexService:
         cards = self.index.cards
         queries = {s: self._query(self._asker(card), card, asked)[None] for s, card in cards.items()}
         where = where_of(asked.narrowed)
-        (hits,) = self.index.search(queries, asked.k, where=where, without=asked.like)
+        (hits,) = self.index.search(queries, asked.k, where=where, without=[*asked.like, *asked.unlike])
         there = self._entries([h.id for h in hits])
         out = []
         for hit in (h for h in hits if h.id in there):
@@ -152,8 +152,8 @@ class IndexService:
     def _count(self) -> Info:
         card, kinds, tasks, topics = self._newest(), Counter(), Counter(), Counter()
         for batch in self.index.rows(("modality", "task", "topic")):
-            for counted, column in ((kinds, "modality"), (tasks, "task"), (topics, "topic")):
-                counted.update(v for v in batch[column].to_pylist() if v)
+            for counted, name in ((kinds, "modality"), (tasks, "task"), (topics, "topic")):
+                counted.update(v for v in batch[name].to_pylist() if v)
         return Info(
             rows=sum(kinds.values()),
             modalities=tuple(m for m in MODALITIES if m in kinds),
@@ -170,25 +170,24 @@ class IndexService:
         return entries(self.index.get(ids=names).select(list(SHOWN)).to_pylist()) if names else {}
 
     def _query(self, asker: Asker, card: EncoderCard, asked: Asked) -> Vector:
-        towards = [] if asked.text is None else [asker.text(asked.text)]
+        said = [] if asked.text is None else [asker.text(asked.text)]
         if asked.file is not None and asked.kind is not None:
-            towards.append(asker.file(asked.file, asked.kind))
+            said.append(asker.file(asked.file, asked.kind))
         held = self._vectors([*asked.like, *asked.unlike], card)
-        towards += [held[name] for name in asked.like]
-        return joined(towards, [held[name] for name in asked.unlike])
+        return joined(said, [held[n] for n in asked.like], [held[n] for n in asked.unlike])
 
     def _vectors(self, names: Sequence[str], card: EncoderCard) -> dict[str, Vector]:
-        """Of each item the vector of its first modality. UserError for one that is not there."""
+        """Of each item the unit vector between those of its modalities. UserError for one that is not there."""
         if not names:
             return {}
-        found: dict[str, Vector] = {}
-        rows = self.index.get(ids=names).select(["id", "modality", "window", "encoder", "vector"]).to_pylist()
-        for row in sorted(rows, key=lambda r: MODALITIES.index(r["modality"])):
+        found: dict[str, list[Vector]] = {}
+        rows = self.index.get(ids=names).select(["id", "window", "encoder", "vector"]).to_pylist()
+        for row in rows:
             if row["window"] == WHOLE and row["encoder"] == card.signature:
-                found.setdefault(row["id"], np.asarray(row["vector"], dtype=np.float32))
+                found.setdefault(row["id"], []).append(np.asarray(row["vector"], dtype=np.float32))
         if lacking := [name for name in names if name not in found]:
             raise UserError(f"there is no item '{lacking[0]}' in this index")
-        return found
+        return {name: joined(vectors, [], []) for name, vectors in found.items()}
 
 
 def where_of(narrowed: Narrowed) -> str | None:

@@ -85,7 +85,7 @@ class Moments:
         for score, row in zip(scores[0].tolist(), at[0].tolist(), strict=True):
             number = moment.owners[kind][row]
             entry = self.entries[number]
-            if number in out or entry.id in asked.like or not fits(entry, asked.narrowed):
+            if number in out or entry.id in (*asked.like, *asked.unlike) or not fits(entry, asked.narrowed):
                 continue
             texts = self.items[number].sources.get("text")
             which = row - moment.owners[kind].index(number)
@@ -96,20 +96,24 @@ class Moments:
         return [(match, number) for number, match in out.items()]
 
     def _query(self, moment: Moment, asked: Asked) -> Vector:
-        towards = [] if asked.text is None else [moment.asker.text(asked.text)]
+        said = [] if asked.text is None else [moment.asker.text(asked.text)]
         if asked.file is not None and asked.kind is not None:
-            towards.append(moment.asker.file(asked.file, asked.kind))
-        towards += [self._vector(moment, name) for name in asked.like]
-        return joined(towards, [self._vector(moment, name) for name in asked.unlike])
+            said.append(moment.asker.file(asked.file, asked.kind))
+        like, unlike = ([self._vector(moment, name) for name in names] for names in (asked.like, asked.unlike))
+        return joined(said, like, unlike)
 
     def _vector(self, moment: Moment, name: str) -> Vector:
-        """That of the first modality of an item."""
+        """The unit vector between those of an item's modalities, of several texts the mean of all."""
         if name not in self.number:
             raise UserError(f"there is no test item '{name}' in this run")
+        found = []
         for kind, owners in moment.owners.items():
-            if self.number[name] in owners:
-                return moment.vectors[kind][owners.index(self.number[name])].numpy()
-        raise UserError(f"this encoder takes nothing of the test item '{name}'")
+            rows = [row for row, owner in enumerate(owners) if owner == self.number[name]]
+            if rows:
+                found.append(joined(list(moment.vectors[kind][rows].numpy()), [], []))
+        if not found:
+            raise UserError(f"this encoder takes nothing of the test item '{name}'")
+        return joined(found, [], [])
 
     def _moment(self, task: int) -> Moment:
         if task not in [s.task for s in self.states]:

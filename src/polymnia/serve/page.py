@@ -6,9 +6,11 @@ Gradio's routes but those of its own scripts and styles; everything else goes th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +59,13 @@ def mount(app: FastAPI, info: Info) -> None:
         return FileResponse(WEB / name, media_type=FILES[name], headers={"Cache-Control": "no-cache"})
 
     app.include_router(router)
-    app.mount("/", Shell(_gradio_app(info)), name="page")
-
-
-def _gradio_app(info: Info) -> ASGIApp:
     gr = _gradio()
+    with ThreadPoolExecutor(1) as pool:  # Gradio makes an event loop where it finds none, and leaves it open
+        made = pool.submit(asyncio.run, _gradio_app(gr, info)).result()
+    app.mount("/", Shell(made), name="page")
+
+
+async def _gradio_app(gr: gradio, info: Info) -> ASGIApp:  # type: ignore[valid-type]
     inner = FastAPI(openapi_url=None)
     return gr.mount_gradio_app(
         inner,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polymnia.cli import embed, export, learn, measure, serve
+from polymnia.cli import embed, export, find, index, learn, measure, serve
 from polymnia.errors import UserError
 from polymnia.version import __version__
 
@@ -17,8 +17,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for part in (learn, measure, embed, serve):
+for part in (learn, measure, embed, find, serve):
     app.add_typer(part.app)
+app.add_typer(index.app, name="index")
 app.add_typer(export.app, name="export")
 
 

@@ -1,4 +1,4 @@
-"""Commands that train, compare and search: run, demo, report, table, search."""
+"""Commands that train and compare: run, demo, report, table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from polymnia.cli.words import Overrides, RunFolder, With, bars, recipes
+from polymnia.cli.words import Overrides, With, bars, recipes
 from polymnia.errors import UserError
 
 app = typer.Typer()
@@ -126,30 +126,3 @@ def table(
     show(compared, Console())
     if out is not None:
         typer.echo(f"tables: {', '.join(map(str, write(compared, out)))}")
-
-
-@app.command()
-def search(
-    run: RunFolder,
-    query: Annotated[str, typer.Argument(help="a text, or the path of a recording or a picture")],
-    k: Annotated[int, typer.Option("-k", min=1, help="how many hits")] = 10,
-    modality: Annotated[
-        Literal["audio", "image", "text"] | None,
-        typer.Option("--in", help="what to search in (default: audio where there is any)"),
-    ] = None,
-    task: Annotated[int | None, typer.Option(help="the encoder after so many tasks (default: the last)")] = None,
-    data: Annotated[Path | None, typer.Option(help="the run's data folder, if it was moved")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Search the test items of a run with its own encoder, by text, sound or picture."""
-    import json
-    from dataclasses import asdict
-
-    from polymnia.runs.search import print_hits
-    from polymnia.runs.search import search as find
-
-    hits = find(run, query, modality, k, task, data)
-    if as_json:
-        typer.echo(json.dumps([asdict(h) for h in hits], indent=1, ensure_ascii=False))
-    else:
-        print_hits(hits)

@@ -17,6 +17,10 @@ RunFolder = Annotated[Path, typer.Argument(help="the folder of a run, such as ru
 AfterTask = Annotated[int | None, typer.Option("--task", help="the encoder after so many tasks (default: the last)")]
 MovedData = Annotated[Path | None, typer.Option("--data", help="the run's data folder, if it was moved")]
 
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+IndexPlace = Annotated[str, typer.Argument(metavar="INDEX", help="a folder, or what LanceDB takes: s3://bucket/index")]
+RunsNow = Annotated[list[Path] | None, typer.Option("--run", help="where the index's run is, if it was moved")]
+
 
 def recipes() -> Path:
     """The recipes that come with polymnia: beside the sources, or inside an installed package."""

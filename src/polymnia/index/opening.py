@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from polymnia.index.database import ITEMS
+from polymnia.index.database import ITEMS, connect, explained, is_local, place
 from polymnia.types import UserError
 
 
 def tables(base: Any) -> list[str]:
     """The names of a database's tables."""
     return list(base.table_names(limit=1000))
+
+
+def there_is(uri: str) -> bool:
+    """Whether there is a table where an index has it."""
+    if is_local(place(uri)):
+        return (Path(uri) / f"{ITEMS}.lance").is_dir()
+    with explained(uri):
+        return ITEMS in tables(connect(uri))
 
 
 def make_room(folder: Path) -> None:

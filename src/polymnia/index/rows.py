@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,13 +69,13 @@ def vectors(rows: pa.Table | pa.RecordBatch) -> Float32[np.ndarray, "n d"]:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
 
 
-def sample(table: Any, sql: str | None, most: int) -> pa.Table:
-    """Rows (key, vector) spread evenly over those that pass; the same ones as long as the table stays as it is."""
+def sample(table: Any, sql: str | None, most: int, columns: Sequence[str] = ("key", "vector")) -> pa.Table:
+    """Rows spread evenly over those that pass; the same ones as long as the table stays as it is."""
     ask = table.search().select(["key"]).with_row_id(True)
     found = (ask.where(sql) if sql else ask).to_arrow()
     ids = np.sort(found["_rowid"].to_numpy())  # the database reads in any order
     chosen = ids[np.unique(np.linspace(0, len(ids) - 1, min(len(ids), most)).round().astype(int))]
-    return table.take_row_ids(chosen.tolist()).select(["key", "vector"]).to_arrow()
+    return table.take_row_ids(chosen.tolist()).select(list(columns)).to_arrow()
 
 
 def gathered(batches: Iterable[pa.RecordBatch], dim: int) -> Iterator[pa.Table]:

@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 import polymnia as pm
 from polymnia.index.schema import WHOLE
 from polymnia.index.store import Index
+from polymnia.runs.lookup import Weights, rocchio
 from polymnia.runs.search import search
 from polymnia.serve import indexed, moments
 from polymnia.serve.adding import Adding
-from polymnia.serve.asker import LIKE, UNLIKE, joined
 from polymnia.serve.indexed import IndexService, where_of
 from polymnia.serve.service import Narrowed
 from polymnia.serve.start import make_app
@@ -94,9 +94,10 @@ def test_a_file_finds_itself_and_the_mean_of_two_queries_is_searched(http: TestC
 
 
 def test_like_and_unlike_are_towards_and_away_and_never_hits(http: TestClient, index: Path):
+    # Rocchio's weights: 0.75 and 0.15
     names = [i for i, _ in by_hand(index, np.ones(16, np.float32) / 4, "audio")]
     middle = {name: between(index, name) for name in names[:2]}
-    query = LIKE * middle[names[0]] - UNLIKE * middle[names[1]]
+    query = 0.75 * middle[names[0]] - 0.15 * middle[names[1]]
     wanted = [h for h in by_hand(index, query / np.linalg.norm(query), "audio") if h[0] not in names[:2]]
     asked = {"like": [names[0]], "unlike": [names[1]], "modalities": ["audio"], "k": 4}
     assert near(hits(http.post("/api/search", json=asked)), wanted[:4])
@@ -104,8 +105,8 @@ def test_like_and_unlike_are_towards_and_away_and_never_hits(http: TestClient, i
     assert len(hits(similar)) == 7 and names[0] not in dict(hits(similar))
     assert http.post("/api/search", json={"like": ["gone"]}).status_code == 422
     assert http.post("/api/search", json={"like": [str(small_run() / "recipe.yaml")]}).status_code == 422
-    with pytest.raises(UserError, match="the same"):
-        joined([], [middle[names[0]]], [5 * middle[names[0]]])
+    with pytest.raises(UserError, match="cancels out"):
+        rocchio([], [middle[names[0]]], [5 * middle[names[0]]], Weights())
 
 
 @pytest.mark.parametrize(("after", "modality"), [(0, "audio"), (1, "image"), (2, "text")])
@@ -207,9 +208,7 @@ def test_a_run_that_moved_is_asked_for_and_then_found(tmp_path: Path, index: Pat
     (card,) = opened.cards.values()
     away = type(card)(**{**{f: getattr(card, f) for f in card.__slots__}, "run": str(tmp_path / "gone")})
     opened.about = type(opened.about)({away.signature: away}, opened.about.settings)
-    with pytest.raises(
-        UserError, match=r"the run .*gone, whose encoder made this index, is not there; .* --run FOLDER"
-    ):
+    with pytest.raises(UserError, match=r"the run .*gone of the index's encoder is not there: .* --run FOLDER"):
         IndexService(opened)
     assert IndexService(opened, run).info().name == "tunes"
 
@@ -217,7 +216,9 @@ def test_a_run_that_moved_is_asked_for_and_then_found(tmp_path: Path, index: Pat
 def test_another_run_than_the_one_that_made_the_index_is_refused(tmp_path: Path, index: Path):
     run = shutil.copytree(small_run(), tmp_path / "run")
     shutil.copy(run / "encoders" / "after-1.safetensors", run / "encoders" / "after-2.safetensors")
-    with pytest.raises(UserError, match="after task 2 is .*, the vectors are of .*: name the run that made them"):
+    with pytest.raises(
+        UserError, match="after task 2 is the encoder .*; the index needs .*: give the run that made its vectors"
+    ):
         IndexService(Index.open(index), run)
 
 

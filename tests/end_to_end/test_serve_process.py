@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -64,9 +65,10 @@ def half_sent(address: str, sound: bytes) -> tuple[socket.socket, bytes]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_in_flight_end_and_the_process_ends_with_0(index: Path, number: signal.Signals):
     sound = next((small_root() / "data").rglob("*.wav")).read_bytes()
-    with process(index, "--no-page") as (started, address):
+    with ExitStack() as held, process(index, "--no-page") as (started, address):
         assert httpx.get(f"{address}api/health").json()["status"] == "ok"
         connection, rest = half_sent(address, sound)
+        held.callback(connection.close)
         httpx.get(f"{address}api/health")  # it has been seen: the server takes them in turn
         started.send_signal(number)
         for _ in range(200):  # until nobody else is let in
@@ -74,6 +76,7 @@ def test_a_signal_lets_requests_in_flight_end_and_the_process_ends_with_0(index:
                 socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=5).close()
             except OSError:
                 break
+            time.sleep(0.05)
         else:
             pytest.fail("it still lets others in")
         connection.sendall(rest)

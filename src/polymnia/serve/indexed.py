@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-
 from polymnia.data.names import unescape
 from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.store import Index
 from polymnia.index.where import column, quoted, to_sql
 from polymnia.report.folders import read_run
-from polymnia.runs.encoder import load
+from polymnia.runs.lookup import MEDIA, Encoders, Query, ask
 from polymnia.serve.adding import Adding
-from polymnia.serve.asker import Asker, Vector, joined
 from polymnia.serve.entries import SHOWN, entries
 from polymnia.serve.moments import Moments
 from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores
@@ -31,27 +28,28 @@ MOST = 500  # tasks and topics that are named
 class IndexService:
     """``run``: where the encoders are, if not where the index says; ``data``: of the run, if it moved.
 
-    Raises UserError for an index without vectors, or whose encoders are not there.
+    ``problem`` says why there are no other moments of the run. Raises UserError for an index whose encoders are not
+    there.
     """
 
     def __init__(self, index: Index, run: Path | None = None, data: Path | None = None, adding: Adding | None = None):
-        self.index, self.moved, self.data, self.adding = index, run, data, adding
-        self.askers: dict[str, Asker] = {}
-        self.lock, self.looked = Lock(), time.monotonic()
+        self.index, self.adding = index, adding
+        self.encoders = Encoders([run] if run else [], data)
+        self.encoding, self.looking = Lock(), Lock()  # one thread encodes at a time: tokenizers are not made for more
+        self.looked = time.monotonic()
         self.known: tuple[int, Info] | None = None
-        self.problem = ""  # why there are no other moments
-        self.run = self._run(self._newest())
         for card in index.cards.values():
-            self._asker(card)
-        self.moments = self._moments()
+            self.encoders.get(card)
+        self.run = run or Path(os.fsdecode(unescape(_newest(index).run)))
+        self.problem = ""
+        self.moments = self._moments(data)
 
     def info(self) -> Info:
-        """What is there, read anew where the index has changed."""
-        with self.lock:
-            self._refresh()
-            version = self.index.version
-            if self.known is None or self.known[0] != version:
-                self.known = version, self._count()
+        """What is there, counted anew where the index has changed."""
+        index = self._now()
+        with self.looking:
+            if self.known is None or self.known[0] != index.version:
+                self.known = index.version, self._count(index)
             return self.known[1]
 
     def search(self, asked: Asked) -> Sequence[Match]:
@@ -60,18 +58,20 @@ class IndexService:
             if self.moments is None:
                 raise UserError("the test items of the run are not here, so there is nothing else to search")
             return self.moments.search(asked)
-        with self.lock:
-            self._refresh()
-        cards = self.index.cards
-        queries = {s: self._query(self._asker(card), card, asked)[None] for s, card in cards.items()}
-        where = where_of(asked.narrowed)
-        (hits,) = self.index.search(queries, asked.k, where=where, without=[*asked.like, *asked.unlike])
-        there = self._entries([h.id for h in hits])
+        index, named = self._now(), (*asked.like, *asked.unlike)
+        if not index.spaces:
+            return []
+        _refuse_unknown(named, set(index.get(ids=named)["id"].to_pylist()) if named else set())
+        file = None if asked.file is None or asked.kind is None else (asked.kind, asked.file)
+        query = Query(text=asked.text, file=file, like=asked.like, unlike=asked.unlike)
+        with self.encoding:
+            vectors = ask(index, query, self.encoders)
+        (hits,) = index.search(vectors, asked.k, where=self._where(index, asked.narrowed), without=named)
+        there = _entries(index, [h.id for h in hits])
         out = []
         for hit in (h for h in hits if h.id in there):
-            window = hit.window != WHOLE
+            start, end = (hit.start, hit.end) if hit.window != WHOLE else (None, None)
             said = hit.caption if hit.modality == "text" else None
-            start, end = (hit.start, hit.end) if window else (None, None)
             out.append(Match(there[hit.id], hit.modality, hit.score, hit.cosine, start, end, said))
         return out
 
@@ -79,20 +79,21 @@ class IndexService:
         """An item of the index, or of the run's test items."""
         if gallery != GALLERY:
             return self.moments.entry(name) if self.moments else None
-        return self._entries([name]).get(name)
+        return _entries(self._now(), [name]).get(name)
 
     def add(self, file: Path, suffix: str, kind: Modality, caption: str | None, topic: str | None) -> Entry:
         """Embed a file and put it in. UserError where the index holds vectors of several encoders, or is full."""
-        card = self._newest()
         if self.adding is None:
             raise UserError("this index is only read")
-        if len(self.index.cards) > 1:
+        index = Index.open(self.index.uri)
+        if len(index.cards) > 1:
             raise UserError("the index holds vectors of several encoders; upgrade it to one before adding to it")
-        asker = self._asker(card)
-        with asker.lock:
-            rows = self.adding.rows(asker.encoder, file, suffix, kind, caption, topic)
-        with self.lock:
-            self.index.add(rows.to_batches(), card)
+        card = _newest(index)
+        with self.encoding:
+            rows = self.adding.rows(self.encoders.get(card), file, suffix, kind, caption, topic)
+        index.add(rows.to_batches(), card)
+        with self.looking:
+            self.index, self.looked = index, time.monotonic()
         name = rows["id"][0].as_py()
         return entries(rows.select(list(SHOWN)).to_pylist())[name]
 
@@ -109,55 +110,36 @@ class IndexService:
             heads[head] = [grid[i] for i in found.after if i in grid], said
         return Scores(" ".join(found.key), tuple(found.tasks), tuple(found.after), heads)
 
-    def _newest(self) -> EncoderCard:
-        cards = list(self.index.cards.values())
-        if not cards:
-            raise UserError(f"{self.index.uri} says of no encoder that its vectors are of it")
-        return max(cards, key=lambda c: c.task)
+    def _now(self) -> Index:
+        """The index with what others have put in, looked for every ``FRESH`` seconds.
 
-    def _run(self, card: EncoderCard) -> Path:
-        run = self.moved or Path(os.fsdecode(unescape(card.run)))
-        if not (run / "recipe.yaml").is_file():
-            raise UserError(
-                f"the run {run}, whose encoder made this index, is not there; say where it is now: --run FOLDER"
-            )
-        return run
+        An index that is in use is never refreshed, but replaced: a search sees one version from its begin to its end.
+        """
+        with self.looking:
+            if time.monotonic() - self.looked > FRESH:
+                fresh = Index.open(self.index.uri)
+                self.looked = time.monotonic()
+                if fresh.version != self.index.version:
+                    self.index = fresh
+            return self.index
 
-    def _asker(self, card: EncoderCard) -> Asker:
-        """The encoder of a card. UserError where the run has another one now."""
-        with self.lock:
-            if card.signature not in self.askers:
-                run = self._run(card)
-                encoder = load(run, card.task, self.data)
-                if encoder.signature != card.signature:
-                    raise UserError(
-                        f"the encoder of {run} after task {card.task} is {encoder.signature}, the vectors are of "
-                        f"{card.signature}: name the run that made them (--run), or upgrade the index"
-                    )
-                self.askers[card.signature] = Asker(encoder)
-            return self.askers[card.signature]
-
-    def _moments(self) -> Moments | None:
+    def _moments(self, data: Path | None) -> Moments | None:
         try:
-            return Moments(self.run, self.data)
+            return Moments(self.run, data)
         except UserError as error:
             self.problem = str(error)
             return None
 
-    def _refresh(self) -> None:
-        if time.monotonic() - self.looked > FRESH:
-            self.index.refresh()
-            self.looked = time.monotonic()
-
-    def _count(self) -> Info:
-        card, kinds, tasks, topics = self._newest(), Counter(), Counter(), Counter()
-        for batch in self.index.rows(("modality", "task", "topic")):
+    def _count(self, index: Index) -> Info:
+        kinds, tasks, topics = Counter[str](), Counter[str](), Counter[str]()
+        for batch in index.rows(("modality", "task", "topic")):
             for counted, name in ((kinds, "modality"), (tasks, "task"), (topics, "topic")):
                 counted.update(v for v in batch[name].to_pylist() if v)
+        card = _newest(index)
         return Info(
             rows=sum(kinds.values()),
             modalities=tuple(m for m in MODALITIES if m in kinds),
-            queries=self.askers[card.signature].modalities,
+            queries=tuple(m for m in MODALITIES if m in card.modalities),
             tasks=_most(tasks),
             topics=_most(topics),
             encoder=card.signature,
@@ -166,28 +148,12 @@ class IndexService:
             states=self.moments.states if self.moments else (),
         )
 
-    def _entries(self, names: Sequence[str]) -> dict[str, Entry]:
-        return entries(self.index.get(ids=names).select(list(SHOWN)).to_pylist()) if names else {}
-
-    def _query(self, asker: Asker, card: EncoderCard, asked: Asked) -> Vector:
-        said = [] if asked.text is None else [asker.text(asked.text)]
-        if asked.file is not None and asked.kind is not None:
-            said.append(asker.file(asked.file, asked.kind))
-        held = self._vectors([*asked.like, *asked.unlike], card)
-        return joined(said, [held[n] for n in asked.like], [held[n] for n in asked.unlike])
-
-    def _vectors(self, names: Sequence[str], card: EncoderCard) -> dict[str, Vector]:
-        """Of each item the unit vector between those of its modalities. UserError for one that is not there."""
-        if not names:
-            return {}
-        found: dict[str, list[Vector]] = {}
-        rows = self.index.get(ids=names).select(["id", "window", "encoder", "vector"]).to_pylist()
-        for row in rows:
-            if row["window"] == WHOLE and row["encoder"] == card.signature:
-                found.setdefault(row["id"], []).append(np.asarray(row["vector"], dtype=np.float32))
-        if lacking := [name for name in names if name not in found]:
-            raise UserError(f"there is no item '{lacking[0]}' in this index")
-        return {name: joined(vectors, [], []) for name, vectors in found.items()}
+    def _where(self, index: Index, narrowed: Narrowed) -> str | None:
+        """The filter of a search; without modalities sounds and pictures, where there are any, as ``lookup.find``."""
+        where = where_of(narrowed)
+        if narrowed.modalities or not index.count(MEDIA):
+            return where
+        return MEDIA if where is None else f"{where} AND {MEDIA}"
 
 
 def where_of(narrowed: Narrowed) -> str | None:
@@ -205,6 +171,19 @@ def where_of(narrowed: Narrowed) -> str | None:
     parts += [] if narrowed.shortest is None else [f"duration >= {narrowed.shortest!r}"]
     parts += [] if narrowed.longest is None else [f"duration <= {narrowed.longest!r}"]
     return " AND ".join(parts) or None
+
+
+def _refuse_unknown(named: Sequence[str], there: set[str]) -> None:
+    if lacking := [name for name in named if name not in there]:
+        raise UserError(f"there is no item '{lacking[0]}' in this index")
+
+
+def _entries(index: Index, names: Sequence[str]) -> dict[str, Entry]:
+    return entries(index.get(ids=names).select(list(SHOWN)).to_pylist()) if names else {}
+
+
+def _newest(index: Index) -> EncoderCard:
+    return max(index.cards.values(), key=lambda card: card.task)
 
 
 def _most(counted: Counter[str]) -> tuple[str, ...]:

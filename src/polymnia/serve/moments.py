@@ -16,8 +16,8 @@ from polymnia.data.media import MediaError, audio_length
 from polymnia.ops.search import top_k
 from polymnia.runs.encoder import Encoder, load, read_recipe
 from polymnia.runs.gallery import gallery, media_of
+from polymnia.runs.lookup import Vector, Weights, encoded, rocchio
 from polymnia.runs.own_items import own_items
-from polymnia.serve.asker import Asker, Vector, joined
 from polymnia.serve.entries import of_item
 from polymnia.serve.service import Asked, Entry, Match, Narrowed, NotYet, State
 from polymnia.types import MODALITIES, AudioFile, Captions, Item, Modality, UserError
@@ -28,9 +28,13 @@ WAIT = 8.0  # seconds that a first search waits for its gallery
 
 @dataclass(frozen=True)
 class Moment:
-    """An encoder, and of each modality the vectors of the items' media, with the number of the item of each."""
+    """An encoder, and of each modality the vectors of the items' media, with the number of the item of each.
 
-    asker: Asker
+    One thread encodes at a time: tokenizers are not made for more.
+    """
+
+    encoder: Encoder
+    lock: Lock
     vectors: dict[Modality, torch.Tensor]
     owners: dict[Modality, list[int]]
 
@@ -71,7 +75,8 @@ class Moments:
         moment = self._moment(asked.after if asked.after is not None else -1)
         query = torch.from_numpy(self._query(moment, asked))[None]
         best: dict[int, Match] = {}
-        for kind in asked.narrowed.modalities or tuple(moment.vectors):
+        media = tuple(kind for kind in moment.vectors if kind != "text")
+        for kind in asked.narrowed.modalities or media or tuple(moment.vectors):
             for match, number in self._found(moment, kind, query, asked):
                 if number not in best or match.score > best[number].score:
                     best[number] = match
@@ -96,11 +101,14 @@ class Moments:
         return [(match, number) for number, match in out.items()]
 
     def _query(self, moment: Moment, asked: Asked) -> Vector:
-        said = [] if asked.text is None else [moment.asker.text(asked.text)]
-        if asked.file is not None and asked.kind is not None:
-            said.append(moment.asker.file(asked.file, asked.kind))
+        said = []
+        with moment.lock:
+            if asked.text is not None:
+                said.append(encoded(moment.encoder, "text", asked.text))
+            if asked.file is not None and asked.kind is not None:
+                said.append(encoded(moment.encoder, asked.kind, asked.file))
         like, unlike = ([self._vector(moment, name) for name in names] for names in (asked.like, asked.unlike))
-        return joined(said, like, unlike)
+        return rocchio(said, like, unlike, Weights())
 
     def _vector(self, moment: Moment, name: str) -> Vector:
         """The unit vector between those of an item's modalities, of several texts the mean of all."""
@@ -110,10 +118,10 @@ class Moments:
         for kind, owners in moment.owners.items():
             rows = [row for row, owner in enumerate(owners) if owner == self.number[name]]
             if rows:
-                found.append(joined(list(moment.vectors[kind][rows].numpy()), [], []))
+                found.append(rocchio(list(moment.vectors[kind][rows].numpy()), [], [], Weights()))
         if not found:
             raise UserError(f"this encoder takes nothing of the test item '{name}'")
-        return joined(found, [], [])
+        return rocchio(found, [], [], Weights())
 
     def _moment(self, task: int) -> Moment:
         if task not in [s.task for s in self.states]:
@@ -142,7 +150,7 @@ class Moments:
             if having:
                 vectors[kind] = gallery(self.run, encoder, [self.items[n] for n in having], kind)
                 owners[kind] = [n for n in having for _ in media_of(self.items[n], kind)]
-        return Moment(Asker(encoder), vectors, owners)
+        return Moment(encoder, Lock(), vectors, owners)
 
 
 def fits(entry: Entry, narrowed: Narrowed) -> bool:

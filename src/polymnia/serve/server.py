@@ -25,6 +25,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Server(uvicorn.Server):
     """uvicorn's, but a signal is not raised again at the end: a server that was asked to stop has not failed."""
 
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self.ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
@@ -44,7 +53,7 @@ class Server(uvicorn.Server):
 def serve(app: FastAPI, sock: socket.socket, ready: Callable[[str, Server], None]) -> None:
     """Answer on a socket of ``bound`` until a signal, or ``should_exit`` of the server, says stop.
 
-    ``ready`` is told the address and the server.
+    ``ready`` is told the address and the server, as soon as it answers.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a form that is torn is the client's affair
     config = uvicorn.Config(
@@ -59,9 +68,9 @@ def serve(app: FastAPI, sock: socket.socket, ready: Callable[[str, Server], None
         h11_max_incomplete_event_size=64_000,
         proxy_headers=False,  # a header that anyone may send is not who asks
     )
-    server = Server(config)
     host, port = sock.getsockname()[:2]
-    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/", server)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    server = Server(config, lambda: ready(address, server))
     server.run(sockets=[sock])
 
 

@@ -22,7 +22,9 @@ class Wire(BaseModel):
 class Filters(Wire):
     """What hits must be."""
 
-    modalities: list[Kind] = Field([], max_length=3, description="search among these; default: all")
+    modalities: list[Kind] = Field(
+        [], max_length=3, description="search among these; default: sounds and pictures, where there are any"
+    )
     tasks: list[Word] = Field([], max_length=50, description="hits of one of these tasks")
     topics: list[Word] = Field([], max_length=50, description="hits of one of these topics")
     shortest: Seconds | None = Field(None, description="seconds")

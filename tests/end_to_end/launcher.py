@@ -2,7 +2,8 @@
 
 A process that has imported everything and forks: a real process a run, without two seconds of imports. A line of JSON
 on stdin is ``{"recipe": path, "die_at_rename": n}``; answers are the process id, then the exit code. With
-``die_at_rename`` the run kills itself right before it puts its n-th file in place.
+``die_at_rename`` the run kills itself right before it puts its n-th file in place. ``{"embed": [run, source, out]}``
+embeds instead, three items a part.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 import torch._dynamo  # noqa: F401  (a second, paid by the first optimizer that a process makes)
 
 import polymnia
+import polymnia.runs.embedding.embed  # noqa: F401  (what polymnia.embed_files imports)
 import polymnia.runs.study  # noqa: F401  (what polymnia.run imports)
 
 
@@ -35,13 +37,16 @@ def arm(number: int) -> None:
     os.replace, Path.replace = deadly(os.replace), deadly(Path.replace)  # type: ignore[assignment,method-assign]
 
 
-def run(recipe: str, die_at_rename: int) -> int:
+def run(recipe: str, embed: list[str], die_at_rename: int) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # stdout is for the answers
     os.nice(10)  # who watches must be quicker
     arm(die_at_rename)
     try:
-        polymnia.run(recipe)
+        if embed:
+            polymnia.embed_files(*embed, window=1.0, part=3, batch=4, workers=2)
+        else:
+            polymnia.run(recipe)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -54,7 +59,7 @@ def main() -> None:
         if not pid:
             code = 1
             try:
-                code = run(asked["recipe"], asked.get("die_at_rename", 0))
+                code = run(asked.get("recipe", ""), asked.get("embed", []), asked.get("die_at_rename", 0))
             finally:
                 os._exit(code)
         print(pid, flush=True)  # noqa: T201

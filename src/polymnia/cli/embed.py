@@ -57,9 +57,7 @@ def embed(  # noqa: PLR0913 (each is a word of the command)
     from polymnia.runs.embedding.work import How
 
     ask = Ask(source, dataset, tuple(keys or ()), split, tuple(only or ()), links, caption_from)
-    how = How(task, data, window, hop, max_broken, batch=batch, prune=prune)
-    if workers is not None:
-        how = How(task, data, window, hop, max_broken, workers, batch, prune=prune)
+    how = How(task, data, window, hop, max_broken, workers or How().workers, batch, prune=prune)
     with rates("embed") as progress:
         done = make(run, out, ask, how, progress)
     _show(done, as_json)

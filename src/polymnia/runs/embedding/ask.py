@@ -56,6 +56,8 @@ def make_plan(run: Path, encoder: Encoder, ask: Ask, out: Path) -> Plan:
         return items_plan(items, encoder.recipe.data, modalities, about, names)
     name, root = (ask.dataset, ask.source) if ask.dataset else ("manifest", ask.source.parent)
     more: dict[str, Any] = parse_overrides(ask.keys) if ask.dataset else {"file": ask.source.name}
+    if "use" in more or "root" in more:
+        raise UserError("the data set's name and folder are said by --dataset and SOURCE: leave use= and root= out")
     items, gone = _read({"use": name, "root": str(root), **more}, modalities)
     wanted = _splits(ask.split or "all")
     about = {"kind": name, "place": _place(ask.source), "split": ask.split or "all", "keys": " ".join(ask.keys)}

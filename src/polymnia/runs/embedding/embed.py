@@ -10,14 +10,14 @@ from typing import Any
 
 from polymnia.data.walk import Skipped
 from polymnia.index.schema import EncoderCard
-from polymnia.index.vectors import write_about
+from polymnia.index.vectors import ABOUT, write_about
 from polymnia.runs.embedding import folder as files
 from polymnia.runs.embedding.ask import Ask, make_plan
 from polymnia.runs.embedding.card import card_of
 from polymnia.runs.embedding.job import Plan
 from polymnia.runs.embedding.windows import make_windows
 from polymnia.runs.embedding.work import How, Progress, Worker
-from polymnia.runs.encoder import load
+from polymnia.runs.encoder import Encoder, load
 from polymnia.types import UserError
 
 NAMED = 5  # failures in an error
@@ -40,7 +40,7 @@ class Embedded:
     failed: int = 0
     listed: list[tuple[str, str]] = field(default_factory=list)
     skipped: dict[str, Skipped] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int | float] = field(default_factory=dict)
     seconds: float = 0.0
     took: float = 0.0
 
@@ -53,16 +53,23 @@ def embed(
     Raises UserError for what does not exist or fit, and, when all else is done and kept, where more than
     ``max_broken`` of the items failed.
     """
-    ask, how, began = ask or Ask(), how or How(), time.perf_counter()
-    encoder = load(run, how.task, how.data)
+    how = how or How()
+    return embed_with(load(run, how.task, how.data), run, out, ask or Ask(), how, progress)
+
+
+def embed_with(
+    encoder: Encoder, run: Path, out: Path, ask: Ask, how: How, progress: Progress = lambda *_: None
+) -> Embedded:
+    """The same with an encoder of ``run`` that is loaded already."""
+    began = time.perf_counter()
     card, windows = card_of(encoder, run), make_windows(encoder, how.window, how.hop)
     plan = make_plan(run, encoder, ask, out)
+    _refuse_nothing(plan, out)
     with files.opened(out):
         files.refuse_others(out, card, windows)
         jobs = {job.key: job for job in plan.jobs}
         standing = files.sweep(out, card, jobs, ask.only or card.modalities, plan.unread, how.prune)
         todo = [job for key, job in jobs.items() if key not in standing.kept]
-        _refuse_nothing(plan, standing)
         say = partial(write_about, out, card, source=plan.about, windows=windows.plain())
         say(complete=False)
         worker = Worker(encoder, card, windows, out, how, progress)
@@ -78,8 +85,8 @@ def embed(
     return done
 
 
-def _refuse_nothing(plan: Plan, standing: files.Standing) -> None:
-    if plan.jobs or standing.kept or standing.removed:
+def _refuse_nothing(plan: Plan, out: Path) -> None:
+    if plan.jobs or (out / ABOUT).exists():  # of vectors that are there, files may be gone
         return
     found = ", ".join(f"{s.count:,} x {why}" for why, s in sorted(plan.skipped.items())) or "nothing"
     broken = "".join(f"; {id}: {why}" for id, why in plan.failed[:NAMED])
@@ -89,7 +96,7 @@ def _refuse_nothing(plan: Plan, standing: files.Standing) -> None:
 def _refuse_broken(done: Embedded, total: int, most: float) -> None:
     if done.failed <= most * total:
         return
-    named = "; ".join(f"{id}: {why}" for id, why in done.listed[:NAMED])
+    named = "; ".join(f"{id}: {why}".rstrip(".") for id, why in done.listed[:NAMED])
     raise UserError(
         f"{done.failed:,} of {total:,} items could not be embedded, more than --max-broken {most:g}: {named}"
         f"{'; ...' if done.failed > NAMED else ''}. All others are in {done.folder}, whose vectors.json names more"

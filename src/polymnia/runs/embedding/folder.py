@@ -142,7 +142,8 @@ def _rewrite(path: Path, card: EncoderCard, jobs: Mapping[str, Job], fate: Mappi
     for column in ("root", "topic", "task", "caption"):
         old = rows[column].to_pylist()
         new = [n.get(column, o) for n, o in zip(news, old, strict=True)]
-        rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), [new])
+        place, kind = rows.schema.get_field_index(column), rows.schema.field(column)
+        rows = rows.set_column(place, kind, pa.array(new, kind.type))
     stamps = {
         name: ":".join(jobs[name].stamp) if how == "told" else was
         for (name, how), was in zip(fate.items(), read_stamps(path).values(), strict=True)
@@ -156,10 +157,18 @@ def next_part(folder: Path) -> Path:
     return part_path(folder, max(parts(folder), default=-1) + 1)
 
 
-def count(folder: Path) -> dict[str, float]:
+def count(folder: Path) -> dict[str, int | float]:
     """Of all parts: items, rows, items of each modality, windows, seconds of sound."""
     ids: set[str] = set()
-    found: dict[str, float] = {"items": 0, "rows": 0, "audio": 0, "image": 0, "text": 0, "windows": 0, "seconds": 0.0}
+    found: dict[str, int | float] = {
+        "items": 0,
+        "rows": 0,
+        "audio": 0,
+        "image": 0,
+        "text": 0,
+        "windows": 0,
+        "seconds": 0.0,
+    }
     for path in parts(folder).values():
         rows = pq.read_table(path, columns=["id", "modality", "window", "duration"]).to_pydict()
         ids.update(rows["id"])

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from polymnia.data.faults import MediaError
-from polymnia.data.names import escape
+from polymnia.data.names import escape, unescape
 from polymnia.data.texts import TextFile, read_text
-from polymnia.data.walk import Medium, walk
+from polymnia.data.walk import Kind, Medium, kind_of, walk
 from polymnia.runs.embedding.job import Job, Plan
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, VideoFile
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, VideoFile
 
 CaptionFrom = Literal["none", "name", "folder", "sidecar"]
 SHOWN = 1000  # characters of a caption that are kept beside a vector
+HOLDS: dict[Kind, tuple[Modality, ...]] = {
+    "audio": ("audio",),
+    "image": ("image",),
+    "video": ("audio", "image"),
+    "text": ("text",),
+}
 MARKS = re.compile(r"[\s_.\-]+")
 
 
@@ -34,7 +40,9 @@ def folder_plan(
     """
     place = os.path.abspath(root)
     found = walk(root, links, without)
-    plan = Plan({"kind": "folder", "place": escape(os.fsencode(place))}, [], found.failed, found.skipped, found.unread)
+    about = {"kind": "folder", "place": escape(os.fsencode(place))}
+    failed = [(name, why) for name, why in found.failed if name in found.unread or _is_wanted(name, modalities)]
+    plan = Plan(about, [], failed, found.skipped, found.unread)
     beside = _sidecars(found.media) if captions == "sidecar" else {}
     spent = {*beside.values()}
     for medium in found.media:
@@ -51,20 +59,25 @@ def _add_file(
     plan: Plan, medium: Medium, path: Path, root: str, caption: str | None, modalities: Collection[Modality]
 ) -> None:
     id = escape(medium.name)
-    sources: dict[Modality, Source | TextFile] = {
-        "audio": {"audio": AudioFile(path)},
-        "image": {"image": ImageFile(path)},
-        "video": {"audio": AudioFile(path), "image": VideoFile(path)},
-        "text": {"text": TextFile(path)},
-    }[medium.kind]  # type: ignore[assignment]
+    make = {"audio": AudioFile, "image": VideoFile if medium.kind == "video" else ImageFile, "text": TextFile}
+    sources = {m: make[m](path) for m in HOLDS[medium.kind]}
     topic = escape(os.path.dirname(medium.name)) or None
     wanted = [m for m in sources if m in modalities]
     if not wanted:
-        plan.skip(id, f"{' and '.join(sources)}, not asked for or unknown to this run")
+        plan.skip(id, _unasked(sources))
     for m in wanted:
         plan.jobs.append(
             Job(id, m, sources[m], root, id, caption, topic, None, medium.size, medium.changed, medium.kind == "video")
         )
+
+
+def _is_wanted(name: str, modalities: Collection[Modality]) -> bool:
+    kind = kind_of(unescape(name))
+    return kind is not None and any(m in modalities for m in HOLDS[kind])
+
+
+def _unasked(modalities: Iterable[Modality]) -> str:
+    return f"{' and '.join(modalities)}, not asked for or unknown to this run"
 
 
 def _sidecars(media: Sequence[Medium]) -> dict[bytes, bytes]:
@@ -116,7 +129,7 @@ def items_plan(
         beside = (caption, shown(item.topic) or None, (tasks or {}).get(item.id))
         wanted = [m for m in MODALITIES if m in item.sources and m in modalities]
         if not wanted:
-            plan.skip(id, f"{' and '.join(item.sources)}, not asked for or unknown to this run")
+            plan.skip(id, _unasked(item.sources))
         for m in wanted:
             source = item.sources[m]
             if isinstance(source, Captions):

@@ -40,7 +40,7 @@ def tune(table: Any, probes: list[Probe], settings: Settings, say: Say = lambda 
         table.create_index(name, config=_config("BITMAP", 0), replace=True, name=name)
     for kind in KINDS:
         say(f"building {kind}")
-        plan = Tuned(kind, max(1, isqrt(rows)), 1, REFINE[kind], 0, {}, 0, exact, rows)
+        plan = Tuned(kind, max(1, isqrt(rows)), 1, REFINE[kind], 0.0, {}, 0.0, exact, rows)
         built = _built(table, probes, plan, settings)
         tried.append(built)
         if built.recall >= wanted and (best is None or built.milliseconds < FASTER * best.milliseconds):

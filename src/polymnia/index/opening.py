@@ -9,17 +9,15 @@ from polymnia.index.database import ITEMS, connect, explained, is_local, place
 from polymnia.types import UserError
 
 
-def tables(base: Any) -> list[str]:
-    """The names of a database's tables."""
-    return list(base.table_names(limit=1000))
-
-
 def there_is(uri: str) -> bool:
-    """Whether there is a table where an index has it."""
+    """Whether there is a table where an index has it, of which at least one version was committed."""
     if is_local(place(uri)):
-        return (Path(uri) / f"{ITEMS}.lance").is_dir()
+        return any((Path(uri) / f"{ITEMS}.lance" / "_versions").glob("*.manifest"))
     with explained(uri):
-        return ITEMS in tables(connect(uri))
+        base, token = connect(uri), None
+        while ITEMS not in (found := base.list_tables(page_token=token)).tables and found.page_token:
+            token = found.page_token
+        return ITEMS in found.tables
 
 
 def make_room(folder: Path) -> None:
@@ -33,14 +31,15 @@ def make_room(folder: Path) -> None:
         raise UserError(f"{folder} is not empty (it has {others[0]}); create the index in a new folder")
 
 
-def look(folder: Path) -> None:
-    """Raises UserError for a folder that is no index, or is not there."""
-    if not folder.exists():
+def look(uri: str) -> None:
+    """Raises UserError for what is no index, or is not there."""
+    folder = Path(uri)
+    if is_local(uri) and not folder.exists():
         raise UserError(f"no index at {folder}; make one: `polymnia index create {folder} VECTORS`")
-    if (folder / "recipe.yaml").exists():
+    if is_local(uri) and (folder / "recipe.yaml").exists():
         raise UserError(f"{folder} is a run, no index; embed with it first: `polymnia embed {folder} FILES --out ...`")
-    if not folder.is_dir() or not (folder / f"{ITEMS}.lance").is_dir():
-        raise UserError(f"{folder} is no index: there is no {ITEMS}.lance in it")
+    if not there_is(uri):
+        raise UserError(f"{uri} is no index: there is no {ITEMS}.lance in it, or nothing was ever written to it")
 
 
 def go_back(table: Any, version: int, uri: str) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
 from polymnia.index.about import About, read_about
-from polymnia.index.database import ITEMS, connect, explained, is_local, place
+from polymnia.index.database import ITEMS, connect, explained, place
 from polymnia.index.hit import Hit
 from polymnia.index.info import Info, info
-from polymnia.index.opening import go_back, look, tables
+from polymnia.index.opening import go_back, look
 from polymnia.index.schema import EncoderCard
 from polymnia.index.search import Ask, search
 from polymnia.index.versions import Version, versions
 from polymnia.index.where import among, column, quoted, to_sql
-from polymnia.types import Modality, UserError
+from polymnia.types import Modality
 
 BATCH = 4096
+Own = TypeVar("Own")  # whatever is derived from it
 
 
 class Reader:
@@ -35,16 +36,12 @@ class Reader:
         self._counted: tuple[int, dict[str, int]] = (-1, {})
 
     @classmethod
-    def open(cls, uri: str | Path, version: int | None = None) -> Self:
+    def open(cls: type[Own], uri: str | Path, version: int | None = None) -> Own:
         """The index as it is, or as it was at a version. Raises UserError for what is none, or is no longer there."""
         uri = place(uri)
-        if is_local(uri):
-            look(Path(uri))
+        look(uri)
         with explained(uri):
-            base = connect(uri)
-            if ITEMS not in tables(base):
-                raise UserError(f"{uri} is no index: it has no table '{ITEMS}'")
-            table = base.open_table(ITEMS)
+            table = connect(uri).open_table(ITEMS)
             if version is not None:
                 go_back(table, version, uri)
             return cls(uri, table, read_about(table.schema, uri), past=version is not None)
@@ -84,7 +81,7 @@ class Reader:
         with explained(self.uri):
             return versions(self.table)
 
-    def refresh(self) -> Self:
+    def refresh(self: Own) -> Own:
         """See what others have committed. An index opened at a version stays there."""
         if not self.past:
             with explained(self.uri):

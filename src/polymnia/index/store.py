@@ -11,7 +11,7 @@ import pyarrow as pa
 from polymnia.index.about import About, Settings, Tuned
 from polymnia.index.ann import NAME, tune
 from polymnia.index.database import ITEMS, committed, connect, explained, is_local, place, writing
-from polymnia.index.opening import go_back, make_room, tables
+from polymnia.index.opening import go_back, make_room, there_is
 from polymnia.index.reader import Reader
 from polymnia.index.rows import Stream, checked, compared, gathered
 from polymnia.index.schema import EncoderCard
@@ -49,7 +49,7 @@ class Index(Reader):
             make_room(Path(uri))
         about = About({card.signature: card}, settings or Settings())
         with writing(uri), explained(uri):
-            if ITEMS in tables(connect(uri)):
+            if there_is(uri):
                 raise UserError(f"{uri} is an index already: add to it with `polymnia index add {uri} VECTORS`")
             table = connect(uri).create_table(ITEMS, schema=about.schema(card.dim))
         return cls(uri, table, about)
@@ -164,7 +164,7 @@ class Index(Reader):
         if stats is None or stats.num_unindexed_rows > self.about.settings.exact_below:
             self.compact()
 
-    def compact(self, keep_days: float | None = None, keep_versions: int | None = None) -> None:
+    def compact(self, keep_days: int | float | None = None, keep_versions: int | None = None) -> None:
         """Join small files, take new rows into the approximate index, and forget versions if asked to.
 
         ``keep_days``: versions older than that go; ``keep_versions``: all but so many of the latest.

@@ -29,7 +29,7 @@ def versions(table: Any) -> list[Version]:
     ]
 
 
-def age(there: Sequence[Version], days: float | None, keep: int | None) -> timedelta:
+def age(there: Sequence[Version], days: int | float | None, keep: int | None) -> timedelta:
     """How old a version must be to go; without a wish older than any is. Raises UserError for a wish that is none."""
     if days is not None and keep is not None:
         raise UserError("keep versions by days or by number, not both")

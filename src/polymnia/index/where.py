@@ -7,8 +7,8 @@ anew from the tree: nothing of the text itself reaches it.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ LONGEST = 4000  # characters
 MOST = 1500  # tokens
 DEEPEST = 20  # parentheses and signs inside each other
 KINDS = {field.name: "text" if pa.types.is_string(field.type) else "number" for field in COLUMNS}
+WHOLE_NUMBERS = {f.name: 2 ** (f.type.bit_width - 1) for f in COLUMNS if pa.types.is_integer(f.type)}
 MARKS = {
     exp.EQ: "=", exp.NEQ: "!=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
 }  # fmt: skip
@@ -36,6 +37,23 @@ TESTS = {  # what each test is made of: a part that sqlglot knows and this file 
     exp.Is: {"this", "expression", "negate"},
 }
 MAY = "a filter compares columns with =, !=, <, <=, >, >=, IN, BETWEEN, LIKE, IS NULL, joined by AND, OR, NOT"
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What stands on one side of a comparison; ``kind``: "text" or "number"."""
+
+    sql: str
+    kind: str
+    value: int | float | None = None
+    column: str | None = None
+
+    def beside(self, *others: _Side) -> str:
+        """As SQL in one comparison with these: the database would turn their numbers into the column's type."""
+        most = WHOLE_NUMBERS.get(self.column or "")
+        numbers = [o.value for o in others if o.value is not None]
+        fits = most is None or all(isinstance(n, int) and -most <= n < most for n in numbers)
+        return self.sql if fits else f"CAST({self.sql} AS DOUBLE)"
 
 
 class _Filters(Dialect):
@@ -133,82 +151,85 @@ def _truth(tree: Any, text: str) -> str:
 
 
 def _compared(mark: str, left: Any, right: Any, text: str) -> str:
-    if not any(isinstance(_bare(side), exp.Column) for side in (left, right)):
+    a, b = _side(left, text), _side(right, text)
+    if a.column is None and b.column is None:
         raise UserError(f"the filter {_shown(text)} compares no column; {_choice()}")
-    (a, kind), (b, other) = _value(left, text), _value(right, text)
-    _same(kind, other, f"{a} {mark} {b}")
-    return f"{a} {mark} {b}"
+    _same(a, b)
+    return f"{a.beside(b)} {mark} {b.beside(a)}"
 
 
 def _tested(tree: Any, text: str) -> str:
-    if not isinstance(_bare(tree.this), exp.Column):
+    name = _side(tree.this, text)
+    if name.column is None:
         raise UserError(f"the filter {_shown(text)} tests no column; {_choice()}")
-    name, kind = _value(tree.this, text)
     if isinstance(tree, exp.Is):
         if not isinstance(tree.expression, exp.Null):
             raise UserError(f"the filter {_shown(text)}: after IS comes NULL or NOT NULL")
-        return f"{name} IS NULL"
+        return f"{name.sql} IS NULL"
     if isinstance(tree, exp.In):
-        return _listed(tree, name, kind, text)
+        if not tree.expressions:
+            raise UserError(f"the filter {_shown(text)}: IN takes values, such as topic IN ('rain', 'wind')")
+        values = [_literal(e, name, text) for e in tree.expressions]
+        return f"{name.beside(*values)} IN ({', '.join(v.sql for v in values)})"
     if isinstance(tree, exp.Between):
-        low, high = (_literal(tree.args[end], kind, name, text) for end in ("low", "high"))
-        return f"{name} BETWEEN {low} AND {high}"
-    _same(kind, "text", f"{name} LIKE")
+        low, high = (_literal(tree.args[end], name, text) for end in ("low", "high"))
+        return f"{name.beside(low, high)} BETWEEN {low.sql} AND {high.sql}"
+    pattern = _literal(tree.expression, name, text)
+    if name.kind != "text":
+        raise UserError(f"the filter compares {name.kind} with text: {name.sql} LIKE {_shown(pattern.sql)}")
     # In SQL a backslash is a letter as others; the database would take it to protect what follows.
-    return f"{name} LIKE {_literal(tree.expression, kind, name, text)}".replace("\\", "\\\\")
+    return f"{name.sql} LIKE " + pattern.sql.replace("\\", "\\\\")
 
 
-def _listed(tree: exp.In, name: str, kind: str, text: str) -> str:
-    if not tree.expressions:
-        raise UserError(f"the filter {_shown(text)}: IN takes values, such as topic IN ('rain', 'wind')")
-    return f"{name} IN ({', '.join(_literal(e, kind, name, text) for e in tree.expressions)})"
-
-
-def _literal(tree: Any, kind: str, name: str, text: str) -> str:
-    if isinstance(_bare(tree), exp.Column):
-        raise UserError(f"the filter {_shown(text)}: {name} is tested against values here, not against a column")
-    value, other = _value(tree, text)
-    _same(kind, other, f"{name} and {value}")
+def _literal(tree: Any, name: _Side, text: str) -> _Side:
+    value = _side(tree, text)
+    if value.column is not None:
+        raise UserError(f"the filter {_shown(text)}: {name.sql} is tested against values here, not against a column")
+    _same(name, value)
     return value
 
 
-def _value(tree: Any, text: str) -> tuple[str, str]:
-    """A column or a literal as SQL, and whether it is text or a number."""
+def _side(tree: Any, text: str) -> _Side:
+    """A column or a literal."""
     tree = _bare(tree)
     if isinstance(tree, exp.Column):
         return _column(tree, text)
     if isinstance(tree, exp.Literal) and tree.is_string:
-        return quoted(tree.this), "text"
+        return _Side(quoted(tree.this), "text")
     sign, digits = (-1, tree.this) if isinstance(tree, exp.Neg) else (1, tree)
     if isinstance(digits, exp.Literal) and not digits.is_string:
-        return _number(sign, digits.this), "number"
+        return _number(sign, digits.this)
     raise UserError(f"the filter {_shown(text)} has '{_name(tree)}' where a column or a value should be; {MAY}")
 
 
-def _column(tree: exp.Column, text: str) -> tuple[str, str]:
+def _column(tree: exp.Column, text: str) -> _Side:
     if len(tree.parts) != 1 or not isinstance(tree.this, exp.Identifier):
         raise UserError(f"the filter {_shown(text)}: '{_name(tree)}' is no column; {_choice()}")
     name = tree.name if tree.name in KINDS else tree.name.lower()
     if name not in KINDS:
         near = difflib.get_close_matches(name, KINDS, 1, 0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"the filter has '{_shown(tree.name)[1:-1]}', which is no column; {hint}{_choice()}")
-    return column(name), KINDS[name]
+        raise UserError(f"the filter has {_shown(tree.name)}, which is no column; {hint}{_choice()}")
+    return _Side(column(name), KINDS[name], column=name)
 
 
-def _number(sign: int, digits: str) -> str:
+def _number(sign: int, digits: str) -> _Side:
     try:
         value = sign * (int(digits) if digits.isdecimal() else float(digits))
     except ValueError as error:
-        raise UserError(f"the filter has {digits}, which is no number") from error
-    if not math.isfinite(value) or abs(value) >= 2**63:
+        raise UserError(f"the filter has {_shown(digits)}, which is no number") from error
+    if not abs(value) < 2**63:
         raise UserError(f"the filter has the number {digits[:40]}, which is too large")
-    return repr(value)
+    value = int(value) if value == int(value) else value
+    return _Side(repr(value), "number", value)
 
 
-def _same(kind: str, other: str, where: str) -> None:
-    if kind != other:
-        raise UserError(f"the filter compares {kind} with {other}: {_shown(where)}; text is in 'single quotes'")
+def _same(a: _Side, b: _Side) -> None:
+    if a.kind != b.kind:
+        raise UserError(
+            f"the filter compares {a.kind} with {b.kind}: {_shown(a.sql)} and {_shown(b.sql)}; text is in "
+            "'single quotes'"
+        )
 
 
 def _bare(tree: Any) -> Any:

@@ -196,6 +196,7 @@ def test_an_upload_over_the_limit_is_refused_while_it_comes_in(tmp_path: Path):
         nonlocal given
         head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' if given == 0 else b""
         given += 50_000
+        assert given < 2_000_000, "it reads on"
         return {"type": "http.request", "body": head + bytes(50_000), "more_body": True}  # it would never end
 
     sent: list[dict[str, Any]] = []

@@ -104,9 +104,19 @@ def test_like_and_unlike_are_towards_and_away_and_never_hits(http: TestClient, i
     similar = http.get(f"/api/similar/{quote(names[0], safe='')}", params={"k": 50})
     assert len(hits(similar)) == 7 and names[0] not in dict(hits(similar))
     assert http.post("/api/search", json={"like": ["gone"]}).status_code == 422
-    assert http.post("/api/search", json={"like": [str(small_run() / "recipe.yaml")]}).status_code == 422
     with pytest.raises(UserError, match="cancels out"):
         rocchio([], [middle[names[0]]], [5 * middle[names[0]]], Weights())
+
+
+def test_a_client_cannot_name_files_of_the_server(http: TestClient, index: Path):
+    sound = str(next((small_root() / "data").rglob("*.wav")))
+    for named in ({"like": [sound]}, {"text": "a", "unlike": [sound]}, {"like": [sound], "after": 1}):
+        refused = http.post("/api/search", json=named)
+        assert refused.status_code == 422 and "there is no" in refused.json()["error"]
+    query = pm.load(small_run()).encode_text([sound])[0]
+    found = hits(http.post("/api/search", json={"text": sound, "modalities": ["audio"], "k": 3}))
+    assert near(found, by_hand(index, query, "audio")[:3])  # words like others
+    assert len(hits(http.post("/api/search", json={"text": "/etc/passwd"}))) == 8
 
 
 @pytest.mark.parametrize(("after", "modality"), [(0, "audio"), (1, "image"), (2, "text")])

@@ -32,7 +32,8 @@ def rows(ids: Sequence[str], vectors: np.ndarray, signature: str = "first", **co
     n = len(ids)
     said = {"modality": "audio", "window": WHOLE, "made": "embedded", **columns, "encoder": signature, "id": list(ids)}
     full = {name: value if isinstance(value, list) else [value] * n for name, value in said.items()}
-    full.setdefault("key", [key(*place) for place in zip(full["id"], full["modality"], full["window"], strict=True)])
+    if "key" not in full:
+        full["key"] = [key(*place) for place in zip(full["id"], full["modality"], full["window"], strict=True)]
     wanted = schema(vectors.shape[1])
     arrays = [pa.array(full.get(f.name, [None] * n), f.type) for f in wanted if f.name != "vector"]
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())

@@ -1,4 +1,4 @@
-"""Filters: what comes out of any text is a UserError or a filter that the database takes and that means what it says."""
+"""Filters: of any text comes a UserError, or a filter that the database takes and that means what it says."""
 
 from __future__ import annotations
 
@@ -190,7 +190,8 @@ def test_a_column_may_be_compared_with_another():
      ("duration < 'x'", "compares number with text"), ("topic > 3", "compares text with number"),
      ("duration LIKE '1%'", "compares number with text"), ("1 = 1", "compares no column"),
      ("items.id = 'a'", "'items.id' is no column"), ("id = 'a' -- all", "where a column or a value should be"),
-     ("id = lower('A')", "has 'LOWER('A')' where a"), ("topic = 'rain", "cannot be read"), ("topic IN ()", "IN takes values"),
+     ("id = lower('A')", "has 'LOWER('A')' where a"), ("topic = 'rain", "cannot be read"),
+     ("topic IN ()", "IN takes values"),
      ("id = 'a'; id = 'b'", "not one condition"), ("topic", "'topic' where a condition should be"),
      ("topic IS 'rain'", "after IS comes NULL"), ("topic IN (caption)", "not against a column"),
      ("duration < 1e999", "too large"), ("bytes = 9223372036854775808", "too large"), ("x" * 4001, "4001 characters"),

@@ -224,7 +224,7 @@ def test_merging_joins_mappings_and_replaces_all_else():
 @pytest.mark.parametrize(
     "changes",
     [{"data": "d"}, {"out": "o"}, {"cache": "c"}, {"device": "cuda"}, {"workers": 2}, {"threads": 2}, {"jobs": 2},
-     {"checkpoint_every": 7}, {"title": "t"}, {"variant": "v"}],
+     {"checkpoint_every": 7}, {"title": "t"}, {"variant": "v"}, {"anchors": 3}],
 )  # fmt: skip
 def test_the_hash_ignores_where_and_with_what_a_run_is_done(changes: dict[str, Any]):
     assert validate(raw(**changes)).hash == validate(raw()).hash
@@ -242,6 +242,7 @@ def test_the_hash_changes_with_any_other_value():
     recipe = validate(raw(tasks__0__train={"stop": {"patience": 3}, "clip": 1.0}, stages__0__seed=1))
     resolved = yaml.safe_load(recipe.dump())
     where = {"data", "out", "cache", "device", "workers", "threads", "jobs", "checkpoint_every", "title", "variant"}
+    where |= {"anchors"}
     words = {
         "arch": "conv",
         "crop": "loudest",

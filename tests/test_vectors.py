@@ -99,7 +99,8 @@ def test_a_part_that_was_cut_off_is_named(folder: Path):
 def test_a_write_that_fails_leaves_the_old_part_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
-    def full(*_: object, **__: object) -> None:
+    def full(_: pa.Table, where: Path, **__: object) -> None:
+        where.write_bytes(b"PAR1 and half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polymnia.cli import embed, export, find, index, learn, measure, serve
+from polymnia.cli import embed, export, find, index, learn, measure, serve, upgrade  # noqa: F401 (of index)
 from polymnia.errors import UserError
 from polymnia.version import __version__
 

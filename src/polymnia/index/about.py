@@ -14,6 +14,7 @@ from polymnia.types import UserError
 
 PREFIX = "polymnia."
 CARD = PREFIX + "encoder."
+BRIDGE = PREFIX + "bridge."
 PRIMARY = {"lance-schema:unenforced-primary-key:position": "1"}  # of `key`: Lance's, for merges that meet
 
 
@@ -48,19 +49,29 @@ class Tuned:
     rows: int
     tried: tuple[Mapping[str, Any], ...] = ()
 
+    @classmethod
+    def from_json(cls, text: str) -> Tuned:
+        said = json.loads(text)
+        return cls(**{**said, "tried": tuple(said["tried"])})
+
 
 @dataclass(frozen=True)
 class About:
-    """Format, encoders by signature, settings, and how approximate search was tuned."""
+    """Format, encoders by signature, settings, and how approximate search was tuned.
+
+    ``bridges``: encoders, by the signature of older ones whose rows are asked by mapping their queries back.
+    """
 
     cards: Mapping[str, EncoderCard]
     settings: Settings = field(default_factory=Settings)
     tuned: Tuned | None = None
     format: int = FORMAT
+    bridges: Mapping[str, EncoderCard] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, str]:
         said = {PREFIX + "format": str(self.format), PREFIX + "settings": json.dumps(asdict(self.settings))}
         said |= {CARD + s: card.to_json() for s, card in self.cards.items()}
+        said |= {BRIDGE + s: card.to_json() for s, card in self.bridges.items() if s in self.cards}
         if self.tuned is not None:
             said[PREFIX + "tuned"] = json.dumps(asdict(self.tuned))
         return said
@@ -86,15 +97,17 @@ def read_about(found: pa.Schema, uri: str) -> About:
         raise UserError(f"{uri} holds a table that polymnia did not write; create an index in another folder")
     if int(version) > FORMAT:
         raise UserError(f"{uri} is of format {version}, this version reads {FORMAT}: install a newer polymnia")
-    cards = {k.removeprefix(CARD): EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(CARD)}
+    found_cards = [EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(CARD)]
+    cards = {c.signature: c for c in sorted(found_cards, key=lambda c: (c.task, c.signature))}
+    bridges = {k.removeprefix(BRIDGE): EncoderCard.from_json(v, uri) for k, v in told.items() if k.startswith(BRIDGE)}
     try:
         settings = Settings(**json.loads(told.get(PREFIX + "settings", "{}")))
-        tuned = Tuned(**json.loads(told[PREFIX + "tuned"])) if PREFIX + "tuned" in told else None
-    except (TypeError, ValueError) as error:
+        tuned = Tuned.from_json(told[PREFIX + "tuned"]) if PREFIX + "tuned" in told else None
+    except (TypeError, ValueError, KeyError) as error:
         raise UserError(
             f"{uri}: its settings are damaged ({[f.name for f in fields(Settings)]}); open an earlier version"
         ) from error
     wanted = schema(next(iter(cards.values())).dim) if cards else None
     if wanted is None or found.remove_metadata() != wanted:
         raise UserError(f"{uri}: the columns of its table are not those of an index; create it again from its vectors")
-    return About(cards, settings, tuned, int(version))
+    return About(cards, settings, tuned, int(version), bridges)

@@ -34,15 +34,16 @@ def nearest(
     where: str | None,
     tuned: Tuned | None,
     per_item: bool,
+    columns: Sequence[str] = SHOWN,
 ) -> list[list[Found]]:
     """Of each query the ``k`` nearest rows, best first; ``per_item``: the best row of each of ``k`` items.
 
-    ``tuned`` None: every row is compared.
+    ``tuned`` None: every row is compared. ``columns``: what is wanted of each row, at least its key and id.
     """
     ask, out = list(range(len(queries))), [[] for _ in queries]
     rows = k * ROWS_PER_HIT if per_item else k
     while ask:
-        found = _rows(table, queries[ask], rows, where, tuned)
+        found = _rows(table, queries[ask], rows, where, tuned, columns)
         short = []
         missed = tuned is not None and tuned.probes < tuned.partitions
         for at, got in zip(ask, found, strict=True):
@@ -73,10 +74,15 @@ def approximate(table: Any, tuned: Tuned | None, exact_below: int, sql: str | No
 
 
 def _rows(
-    table: Any, queries: Float[np.ndarray, "q d"], k: int, where: str | None, tuned: Tuned | None
+    table: Any,
+    queries: Float[np.ndarray, "q d"],
+    k: int,
+    where: str | None,
+    tuned: Tuned | None,
+    columns: Sequence[str],
 ) -> list[list[Found]]:
     ask = table.search(queries if len(queries) > 1 else queries[0], vector_column_name="vector")
-    ask = ask.distance_type("dot").select([*SHOWN, "_distance"]).limit(k)
+    ask = ask.distance_type("dot").select([*columns, "_distance"]).limit(k)
     if where:
         ask = ask.where(where)
     if tuned is None:
@@ -84,14 +90,14 @@ def _rows(
     else:
         ask = ask.nprobes(tuned.probes)
         ask = ask.refine_factor(tuned.refine) if tuned.refine else ask
-    return _split(ask.to_arrow(), len(queries))
+    return _split(ask.to_arrow(), len(queries), columns)
 
 
-def _split(found: pa.Table, queries: int) -> list[list[Found]]:
+def _split(found: pa.Table, queries: int, columns: Sequence[str]) -> list[list[Found]]:
     out: list[list[Found]] = [[] for _ in range(queries)]
     numbers = found["query_index"].to_pylist() if queries > 1 else [0] * found.num_rows
     cosines = np.clip(1 - found["_distance"].to_numpy(), -1, 1).tolist()  # Lance's distance is 1 - q.x
-    rows = found.select(list(SHOWN)).to_pylist()
+    rows = found.select(list(columns)).to_pylist()
     for number, cosine, row in zip(numbers, cosines, rows, strict=True):
         out[number].append(Found(cosine, cosine, row))
     return [sorted(found, key=_order) for found in out]

@@ -113,7 +113,9 @@ def checked(
         batch = batch.cast(columns)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise UserError(f"these rows are not in the columns of vectors: {error}") from error
-    _filled(batch, columns)
+    strange = {*pc.unique(batch.column("modality")).to_pylist()} - {*MODALITIES}
+    if strange:
+        raise UserError(f"these rows are of the modality {min(strange)!r}; there are {', '.join(MODALITIES)}")
     others = sorted({*pc.unique(batch.column("encoder")).to_pylist()} - {*wanted})
     if others:
         raise UserError(_strange(others[0], cards))
@@ -124,15 +126,6 @@ def checked(
             f"row {batch.column('key')[worst]} has a vector of length {lengths[worst]:.3g}; an index takes those of 1"
         )
     return batch
-
-
-def _filled(batch: pa.RecordBatch, columns: pa.Schema) -> None:
-    empty = [f.name for f in columns if not f.nullable and batch.column(f.name).null_count]
-    if empty:
-        raise UserError(f"these rows have no {' and no '.join(empty)}")
-    strange = {*pc.unique(batch.column("modality")).to_pylist()} - {*MODALITIES}
-    if strange:
-        raise UserError(f"these rows are of the modality {min(strange)!r}; there are {', '.join(MODALITIES)}")
 
 
 def _strange(signature: str, cards: Mapping[str, EncoderCard]) -> str:

@@ -70,10 +70,8 @@ def _asked(queries: Mapping[str, np.ndarray], about: About, rows: Mapping[str, i
     strange, missing = [s for s in queries if s not in about.cards], [s for s in rows if s not in queries]
     if strange or missing or not queries:
         own = ", ".join(f"{c.signature} ({c.run}, task {c.task})" for c in about.cards.values())
-        raise UserError(
-            f"the query is of the encoder {strange[0] if strange else next(iter(queries), 'none')}, {uri} needs "
-            f"queries of {own}: ask with these, or upgrade the index"
-        )
+        wrong = f"is of the encoder {strange[0]}" if strange else f"has no vector of the encoder {', '.join(missing)}"
+        raise UserError(f"the query {wrong}; {uri} needs queries of {own}: ask with these, or upgrade the index")
     dim = next(iter(about.cards.values())).dim
     shapes = {q.shape for q in queries.values()}
     if len(shapes) != 1 or any(len(s) != 2 or s[1] != dim for s in shapes):

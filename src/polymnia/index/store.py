@@ -60,6 +60,10 @@ class Index(Reader):
             raise UserError(f"{self.uri} holds vectors of {self.dim} numbers, those of {card.run} have {card.dim}")
         self._tell(lambda about: replace(about, cards={**about.cards, card.signature: card}))
 
+    def bridge(self, cards: Mapping[str, EncoderCard]) -> None:
+        """Let rows of some encoders be asked by queries of others, mapped back: the new one by the older signature."""
+        self._tell(lambda about: replace(about, bridges={**about.bridges, **cards}))
+
     def add(
         self,
         batches: Iterable[pa.RecordBatch],

@@ -86,7 +86,7 @@ def _pairs(
             gallery=gallery,
             queries=queries,
             keys=keys,
-            tenth=np.empty(0),
+            tenth=np.full(len(queries), -1.0),  # until there are answers
         )
         for (m, (queries, keys)), gallery in product(asked.items(), [None, *(large if several else [])])
     ]

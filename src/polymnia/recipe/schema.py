@@ -19,8 +19,21 @@ from polymnia.models.heads import HeadConfig
 from polymnia.train.settings import TrainConfig
 from polymnia.types import Modality
 
-# Keys that say where and with what a run is done, not what its result is: they are no part of the hash.
-WHERE = {"data", "out", "cache", "device", "workers", "threads", "checkpoint_every", "variant", "title", "jobs"}
+# Keys that say where and with what a run is done, not what its result is, and what is kept beside it:
+# they are no part of the hash.
+WHERE = {
+    "data",
+    "out",
+    "cache",
+    "device",
+    "workers",
+    "threads",
+    "checkpoint_every",
+    "variant",
+    "title",
+    "jobs",
+    "anchors",
+}
 
 
 class WatchConfig(TaskData):
@@ -88,6 +101,7 @@ class Recipe(Frozen):
     max_broken: float = Field(0.05, ge=0, le=1)
     drop_leaks: bool = False  # leave out of training all that is also tested: see polymnia.data.leaks
     allow_leaks: tuple[tuple[str, str], ...] = ()  # [trained, tested]: names of data sets that may overlap, or "*"
+    anchors: NonNegativeInt = 256  # training items a task whose vectors are kept after every task, to upgrade an index
     examples: NonNegativeInt = 2  # queries a task and direction whose hits are kept for the report
 
     @field_validator("method", mode="before")

@@ -41,6 +41,7 @@ class Run:
     examples: dict[str, Any] = field(default_factory=dict)
     ranks: Arrays = field(default_factory=dict)
     task_map: dict[str, Any] = field(default_factory=dict)
+    compatibility: dict[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
     @property
@@ -79,6 +80,12 @@ class Run:
     def size(self, what: str) -> float | None:
         """Parameters that are ``trainable``, ``stored``, of a ``teacher``, or ``total``; None where not counted."""
         return number((self.meta.get("parameters") or {}).get(what))
+
+    def compatible(self) -> dict[str, float | None]:
+        """How vectors of older encoders serve the newest: ``index/stale`` ... between modalities, ``index/own/stale``
+        ... within one; {} where it was not measured."""
+        found = {"index/": self.compatibility.get("summary"), "index/own/": self.compatibility.get("own")}
+        return {f"{at}{k}": number(v) for at, means in found.items() for k, v in (means or {}).items()}
 
     def uses(self, method: str) -> bool:
         """Whether a method of this name is in the run's chain."""

@@ -68,6 +68,27 @@ NAMED = (
         "mean over all tasks but the last of the last score minus the best one before; below 0 forgets",
     ),
 )
+# Queries of the last encoder in an index whose items were embedded right after their tasks were learned.
+INDEX = (
+    Column("index/stale", "stale index", "queries of the last encoder, vectors as they were stored; more is better"),
+    Column("index/upgraded", "upgraded", "the same vectors through adapters fitted on anchors; more is better"),
+)
+INDEXED = (
+    Column("index/kept", "kept", "queries of the encoder that made the vectors: the index as it was", 0),
+    *INDEX,
+    Column("index/self", "re-embedded", "everything embedded again by the last encoder", 0),
+    Column(
+        "index/won_back",
+        "won back",
+        "(upgraded - stale) / (re-embedded - stale), mean; none where nothing is lost",
+        0,
+        " %",
+    ),
+    Column("index/own/stale", "itself, stale", "an item as the query for itself, stored vectors; more is better"),
+    Column(
+        "index/own/upgraded", "itself, upgraded", "an item as the query for itself, through adapters; more is better"
+    ),
+)
 SECONDS = Column("seconds", "time", "seconds from start to end", 0, " s")
 
 
@@ -102,7 +123,8 @@ def columns(methods: Sequence[Method], rows: Sequence[Row] = ()) -> list[Column]
         hint = f"score on {task}{what} after the last task; more is better"
         tasks.append(Column(f"task/{task}", task, hint, of=lack.get(task, "")))
     costs = cost_columns(methods)
-    return [CONTINUAL[0], *gain_columns(methods, rows), *CONTINUAL[1:], *costs, *routing_columns(methods), *tasks]
+    gains, routed = gain_columns(methods, rows), routing_columns(methods)
+    return [CONTINUAL[0], *gains, *CONTINUAL[1:], *index_columns(methods), *costs, *routed, *tasks]
 
 
 def gain_columns(methods: Sequence[Method], rows: Sequence[Row]) -> list[Column]:
@@ -133,6 +155,11 @@ def routing_columns(methods: Sequence[Method]) -> list[Column]:
     ]
 
 
+def index_columns(methods: Sequence[Method]) -> list[Column]:
+    """How compatible a method keeps an index with its encoder, where that was measured."""
+    return list(INDEX) if any(r.compatible() for m in methods for r in m.runs) else []
+
+
 def cost_columns(methods: Sequence[Method]) -> list[Column]:
     """What is trained and stored, and how long it took."""
     of = shares.shared(methods)
@@ -147,6 +174,11 @@ def cost_columns(methods: Sequence[Method]) -> list[Column]:
 def with_named(rows: Sequence[Row]) -> list[Row]:
     """The rows that have any of the numbers that others name."""
     return [r for r in rows if any(r.cells.get(c.key) for c in NAMED)]
+
+
+def with_index(rows: Sequence[Row]) -> list[Row]:
+    """The rows of methods whose encoders were compared."""
+    return [r for r in rows if any(r.cells.get(c.key) for c in INDEXED)]
 
 
 def said_scores(run: Run) -> dict[str, str]:

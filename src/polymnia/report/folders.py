@@ -57,9 +57,10 @@ def load_ranks(path: Path) -> Arrays:
 def read_run(path: Path) -> Run:
     """One run folder. UserError where it lacks meta.json or matrix.json."""
     meta, scores = (load_json(path / f"{n}.json", needed=True) for n in ("meta", "matrix"))
-    examples, task_map = (load_json(path / f"{n}.json", needed=False) for n in ("examples", "taskmap"))
+    names = ("examples", "taskmap", "compatibility")
+    examples, task_map, compatibility = (load_json(path / f"{n}.json", needed=False) for n in names)
     log = load_log(path / "log.jsonl")
-    run = Run(path, meta, scores, log, examples, load_ranks(path / "ranks.npz"), task_map)
+    run = Run(path, meta, scores, log, examples, load_ranks(path / "ranks.npz"), task_map, compatibility)
     if not set(run.after) <= set(range(len(run.tasks) + 1)):
         raise UserError(f"{path / 'matrix.json'}: rows {run.after} do not fit {len(run.tasks)} tasks")
     missing = [] if log else ["no log.jsonl, so no losses and no gradient shares"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from polymnia.report import counts, words
 from polymnia.report.collect import Method
-from polymnia.report.columns import NAMED, Row, columns, with_named
+from polymnia.report.columns import INDEXED, NAMED, Row, columns, with_index, with_named
 from polymnia.report.metrics import Watched
 from polymnia.report.taskmap import TaskMap
 
@@ -40,7 +40,8 @@ def markdown(methods: Sequence[Method], found: Mapping[str, Any]) -> str:
                 for i, values in method.cells(head).items()
             ]
             parts += [f"### {cell(method.label)}", grid([cell(w) for w in ("after", *titles)], lines)]
-    parts += [*watched_tables(found["watched"]), *named_tables(found["summary"]), *map_tables(found["maps"])]
+    parts += [*watched_tables(found["watched"]), *named_tables(found["summary"])]
+    parts += [*index_table(found["summary"]), *map_tables(found["maps"])]
     if found["notes"]:
         parts += ["## Good to know", "\n".join(f"- {cell(n)}" for n in found["notes"])]
     return "\n\n".join(parts) + "\n"
@@ -64,6 +65,15 @@ def named_tables(summary: Mapping[str, Sequence[Row]]) -> list[str]:
         if lines:
             parts += [f"## In LPI's numbers, {head} head", grid(["method", *[c.title for c in NAMED]], lines)]
     return parts
+
+
+def index_table(summary: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What becomes of an index when its encoder learns."""
+    rows = with_index(next(iter(summary.values()), ()))
+    lines = [[cell(r.label), *[c.text(r.cells.get(c.key)) for c in INDEXED]] for r in rows]
+    return (
+        ["## An index when its encoder learns", grid(["method", *[c.title for c in INDEXED]], lines)] if lines else []
+    )
 
 
 def map_tables(maps: Mapping[str, TaskMap]) -> list[str]:

@@ -93,6 +93,8 @@ def render(methods: Sequence[Method], found: dict[str, Any]) -> str:
         columns={h: columns.columns(methods, rows) for h, rows in found["summary"].items()},
         named=columns.NAMED,
         with_named=columns.with_named,
+        indexed=columns.INDEXED,
+        with_index=columns.with_index,
         heads={h: HEAD_WORDS[h] for h in found["summary"]},
         gain=columns.GAIN,
         percent=columns.PERCENT,

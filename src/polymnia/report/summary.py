@@ -8,7 +8,7 @@ from typing import Any
 
 from polymnia.report import metrics, shares, versus, words
 from polymnia.report.collect import Estimate, Method, Run, estimate, number
-from polymnia.report.columns import CONTINUAL, GAIN, NAMED, PERCENT, Row, columns
+from polymnia.report.columns import CONTINUAL, GAIN, INDEXED, NAMED, PERCENT, Row, columns
 
 
 def rows(methods: Sequence[Method], head: str) -> list[Row]:
@@ -34,6 +34,9 @@ def method_row(methods: Sequence[Method], method: Method, head: str) -> Row:
     cells |= {f"task/{t}": v for t, v in zip(method.tasks, last, strict=False)}
     routed = [metrics.routing(r, head) for r in runs]
     cells |= {k: estimate(r.get(k) for r in routed) for k in dict.fromkeys(k for r in routed for k in r)}
+    if head == versus.HEAD:
+        compatible = [r.compatible() for r in runs]
+        cells |= {c.key: estimate(r.get(c.key) for r in compatible) for c in INDEXED}
     cells |= {
         "trainable": estimate(shares.trained(methods, method, r) for r in runs),
         "stored": estimate(map(shares.stored, runs)),

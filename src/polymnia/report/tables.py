@@ -14,18 +14,19 @@ from rich.table import Table
 
 from polymnia.report import counts, shares, versus, words
 from polymnia.report.collect import Estimate, Method, Run, heads, number
-from polymnia.report.columns import CONTINUAL, GAIN, PERCENT, SECONDS, SHARES
+from polymnia.report.columns import CONTINUAL, GAIN, INDEX, PERCENT, SECONDS, SHARES
 from polymnia.report.metrics import all_metrics, routing
 
 WIDE = 132  # letters of a terminal that shows single tasks
-TASKS, ROUTED = ("task/",), (words.ROUTING,)
+TASKS, ROUTED, INDEXES = ("task/",), (words.ROUTING,), tuple(c.key for c in INDEX)
 MANY = (*ROUTED, *TASKS)
 # Beginnings of keys, those first that a narrow terminal keeps.
 ESSENTIAL = ("average", GAIN, "forgetting", "plasticity")
-GROUPS = ((PERCENT,), ("backward_transfer", "forward_transfer"), SHARES, ("seconds",), ROUTED, TASKS)
+GROUPS = ((PERCENT,), ("backward_transfer", "forward_transfer"), INDEXES, SHARES, ("seconds",), ROUTED, TASKS)
 NAMES = {
     **{"average": "average", GAIN: "vs finetune", PERCENT: "in %"},
     **{c.key: c.title for c in CONTINUAL[1:]},
+    **{c.key: c.title for c in INDEX},
     **dict(zip(SHARES, SHARES, strict=True)),
     "seconds": SECONDS.title,
 }

@@ -22,7 +22,7 @@ from polymnia.data.loader import Clean, Interleaved, Loader, StepBatches
 from polymnia.embed.cache import signature
 from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, TaskConfig
-from polymnia.runs import assemble, machine, record, routing
+from polymnia.runs import anchors, assemble, machine, record, routing
 from polymnia.runs.score import Scorebook, validation_score
 from polymnia.runs.signals import on_sigterm
 from polymnia.runs.stages import run_stages
@@ -211,9 +211,13 @@ class Session:
         routed = (
             routing.accuracy(self.method, self.collection, self.curriculum, self.recipe.eval_split) if after else {}
         )
-        row = self.book.add_row(after, self.embedder(), routed)
+        embed = self.embedder()
+        row = self.book.add_row(after, embed, routed)
         log.write("eval", after=after, scores=row)
         self.book.write(self.folder)
+        on_test = self.recipe.eval_split == "test"
+        tasks = [t if on_test else t._replace(test=t.valid) for t, _ in self.curriculum.tasks]
+        anchors.keep(self.folder, after, tasks, embed, self.recipe.anchors)
         if after == 0:
             self._save_encoder(0)
 

@@ -25,6 +25,7 @@ from polymnia.runs.embedding.windows import make_windows, pooled
 from polymnia.runs.encoder import Encoder, load
 from polymnia.runs.intake import padded
 from polymnia.runs.search import kind_of
+from polymnia.runs.upgrading.bridge import Bridge
 from polymnia.types import AudioFile, AudioSpec, ImageFile, Modality, UserError
 
 Vector = Float32[np.ndarray, " d"]
@@ -78,6 +79,7 @@ class Encoders:
     def __init__(self, runs: Sequence[Path] = (), data: Path | None = None):
         self.runs, self.data = tuple(runs), data
         self._loaded: dict[str, Encoder] = {}
+        self._bridges: dict[tuple[str, str], Bridge] = {}
 
     def get(self, card: EncoderCard) -> Encoder:
         """Raises UserError where the run is not there, or its encoder is not the card's."""
@@ -85,10 +87,22 @@ class Encoders:
             self._loaded[card.signature] = self._load(card)
         return self._loaded[card.signature]
 
+    def into(self, index: Reader, card: EncoderCard) -> Encoder | Bridge:
+        """What encodes queries into the space of a card: its encoder, or a newer one whose queries are mapped back."""
+        newer = index.about.bridges.get(card.signature)
+        if newer is None:
+            return self.get(card)
+        if (card.signature, newer.signature) not in self._bridges:
+            encoder = self.get(newer)
+            self._bridges[card.signature, newer.signature] = Bridge(encoder, self._places(newer)[0], card.task)
+        return self._bridges[card.signature, newer.signature]
+
+    def _places(self, card: EncoderCard) -> tuple[Path, ...]:
+        return self.runs or (Path(os.fsdecode(unescape(card.run))),)
+
     def _load(self, card: EncoderCard) -> Encoder:
-        where = self.runs or (Path(os.fsdecode(unescape(card.run))),)
         found = []
-        for run in where:
+        for run in self._places(card):
             if not run.exists():
                 raise UserError(f"the run {run} of the index's encoder is not there: say where it is, --run FOLDER")
             encoder = load(run, card.task, self.data)
@@ -136,9 +150,9 @@ def ask(index: Reader, query: Query, encoders: Encoders) -> dict[str, Float32[np
 
 
 def _mixed(index: Reader, query: Query, card: EncoderCard, encoders: Encoders) -> Vector:
-    said = [] if query.words is None else [_said(query.words, encoders.get(card))]
-    said += [] if query.text is None else [encoded(encoders.get(card), "text", query.text)]
-    said += [] if query.file is None else [encoded(encoders.get(card), *query.file)]
+    said = [] if query.words is None else [_said(query.words, encoders.into(index, card))]
+    said += [] if query.text is None else [encoded(encoders.into(index, card), "text", query.text)]
+    said += [] if query.file is None else [encoded(encoders.into(index, card), *query.file)]
     like, unlike = ([_example(index, n, card, encoders) for n in names] for names in (query.like, query.unlike))
     return rocchio(said, like, unlike, query.weights)
 
@@ -170,7 +184,7 @@ def _example(index: Reader, name: str, card: EncoderCard, encoders: Encoders) ->
         return _anew(rows, name, card, encoders)
     if not Path(name).is_file():
         raise UserError(f"'{name}' is neither the id of an item of {index.uri} nor a file")
-    return _said(name, encoders.get(card))
+    return _said(name, encoders.into(index, card))
 
 
 def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> Vector:
@@ -180,18 +194,18 @@ def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> V
             path = Path(os.fsdecode(unescape(row["root"])), os.fsdecode(unescape(row["source"])))
             if path.is_file():
                 medium = path if row["entry"] is None else ImageFile(path, row["entry"])
-                return encoded(encoders.get(card), row["modality"], medium)
+                return encoded(encoders.get(card), row["modality"], medium)  # its own: what is in the index is no query
     raise UserError(
         f"'{name}' has no vector of the encoder {card.signature} yet, and its file is not here: give a file"
     )
 
 
-def _said(words: str, encoder: Encoder) -> Vector:
+def _said(words: str, encoder: Encoder | Bridge) -> Vector:
     kind = kind_of(words)
     return encoded(encoder, kind, words if kind == "text" else Path(words))
 
 
-def encoded(encoder: Encoder, kind: Modality, medium: str | Path | ImageFile) -> Vector:
+def encoded(encoder: Encoder | Bridge, kind: Modality, medium: str | Path | ImageFile) -> Vector:
     """A text or a file; of a recording that is longer than a window its windows' vectors joined, as in an index."""
     if kind == "text":
         return encoder.encode_text([str(medium)])[0]
@@ -220,5 +234,5 @@ def questions(index: Reader, encoders: Encoders) -> Queries:
             texts = [row["caption"] or row["topic"] for row in rows.to_pylist()]
             texts = [t for t in dict.fromkeys(texts) if t and t.strip()][:QUERIES]
             if texts:
-                said[signature] = {"text": encoders.get(card).encode_text(texts)}
+                said[signature] = {"text": encoders.into(index, card).encode_text(texts)}
     return said

@@ -20,7 +20,7 @@ from PIL import Image
 
 from polymnia.data.collection import Collection
 from polymnia.data.disk import write_text
-from polymnia.runs import parameters, taskmap
+from polymnia.runs import compatibility, parameters, taskmap
 from polymnia.train.ratio import INERT
 from polymnia.train.trainer import Step
 from polymnia.types import AudioSpec, Captions, Item, Task
@@ -102,6 +102,7 @@ def finish(session: Session, seconds: float) -> None:
     session.book.write(session.folder)
     _examples(session)
     taskmap.write(session)
+    compatibility.write(session.folder)
     meta = _meta(session) | {"seconds": seconds, "finished": _now()}
     write_text(session.folder / "meta.json", json.dumps(meta, indent=1))
 

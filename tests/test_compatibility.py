@@ -1,0 +1,143 @@
+"""Compatibility of encoders: measures by hand, and what a run keeps and says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_run
+from torch.nn.functional import normalize
+
+from polymnia.index.compatibility import Side, judge, measure, score, won_back
+from polymnia.runs import anchors, compatibility
+from polymnia.types import AudioFile, Captions, Item, Table, Task, UserError
+
+
+def spread(n: int = 12, d: int = 12) -> torch.Tensor:
+    return torch.eye(n, d)
+
+
+def names(n: int, letter: str = "i") -> tuple[str, ...]:
+    return tuple(f"{letter}{k}" for k in range(n))
+
+
+def sides() -> dict:
+    """Sounds and texts of twelve things, told apart by both encoders; the new one has turned the space round."""
+    old, new = spread(), spread().roll(1, dims=1)
+    return {m: Side(old, new, names(12), names(12, "g")) for m in ("audio", "text")}
+
+
+def test_a_turned_space_serves_itself_but_not_its_old_vectors():
+    found = measure(sides(), "audio", lambda x: x.roll(1, dims=1))
+    assert set(found) == {"audio>audio", "text>audio"}
+    for scores in found.values():
+        assert scores == {"kept": 100.0, "stale": 0.0, "upgraded": 100.0, "self": 100.0}
+
+
+def test_where_the_query_side_stays_old_vectors_can_do_better_than_new_ones():
+    forgot = Side(spread(), torch.ones(12, 12) / 12**0.5, names(12), names(12, "g"))
+    still = Side(spread(), spread(), names(12), names(12, "g"))
+    scores = measure({"audio": forgot, "text": still}, "audio", lambda x: x)["text>audio"]
+    assert scores["stale"] == scores["kept"] == 100.0 and scores["self"] == 0.0
+    assert math.isnan(won_back(scores))
+
+
+def test_the_share_won_back_is_that_of_the_specification():
+    assert won_back({"stale": 20.0, "upgraded": 50.0, "self": 80.0, "kept": 0.0}) == 0.5
+    assert won_back({"stale": 20.0, "upgraded": 10.0, "self": 40.0, "kept": 0.0}) == -0.5
+
+
+def test_queries_without_a_positive_are_left_out_and_none_gives_no_score():
+    one = spread(12)
+    assert score(one[:2], one, ["g0", "nothing"], names(12, "g")) == 100.0
+    assert math.isnan(score(one[:1], one, ["nothing"], names(12, "g")))
+
+
+def test_a_score_is_the_mean_of_three_recalls():
+    gallery = spread(12)
+    # the true one is third: R@1 = 0, R@5 = R@10 = 1
+    query = normalize(3 * gallery[5] + 2 * gallery[6] + gallery[0], dim=0)[None]
+    assert score(query, gallery, ["g0"], names(12, "g")) == pytest.approx(200 / 3)
+
+
+def test_a_judge_prefers_the_map_that_is_right():
+    of = judge(sides(), "audio")
+    assert of(spread().roll(1, dims=1)) > of(spread()) + 0.5
+
+
+def task(number: int, train: int, group: str = "g{}") -> Task:
+    def item(split: str, n: int) -> Item:
+        sources = {"audio": AudioFile(Path("x")), "text": Captions(("a", "b"))}
+        return Item(f"{number}-{split}-{n}", sources, group.format(n))
+
+    return Task(
+        f"t{number}",
+        number,
+        tuple(item("train", n) for n in range(train)),
+        (),
+        (item("test", 0),),
+        (("audio", "text"),),
+    )
+
+
+def embed(items, modality, what="embedding"):
+    ids = [i.id for i in items for _ in range(2 if modality == "text" else 1)]
+    values = torch.tensor([[float(len(i) + int(i.split("-")[2])), 1.0] for i in ids])
+    return Table(tuple(ids), normalize(values, dim=1), tuple(ids), ("",) * len(ids))
+
+
+def test_what_is_kept_is_read_back_by_role_and_task(tmp_path):
+    tasks = [task(1, 80), task(2, 5)]
+    for after in (0, 1):
+        anchors.keep(tmp_path, after, tasks, embed, 64)
+    kept = anchors.read(tmp_path)
+    assert kept.tasks == ("t1", "t2") and sorted(kept.rows) == [0, 1]
+    fitted, ids, _ = kept.select(1, "audio", ("fit",), (1,))
+    held, others, _ = kept.select(1, "audio", ("choose",), (1,))
+    assert len(ids) + len(others) == 64 and 8 <= len(others) <= 26 and not set(ids) & set(others)
+    by_id = {i.id: i for i in tasks[0].train}
+    torch.testing.assert_close(fitted, embed([by_id[i] for i in ids], "audio").vectors)
+    texts, of, _ = kept.select(1, "text", ("test",), (1, 2))
+    assert of == ("1-test-0", "1-test-0", "2-test-0", "2-test-0") and len(texts) == 4
+
+
+def test_a_task_of_few_classes_holds_out_items_and_not_classes(tmp_path):
+    one = task(1, 60, group="class")
+    roles = [a.role for _, a in anchors.choose([one], 60)]
+    assert roles.count("choose") > 5 and roles.count("fit") > 30
+
+
+def test_no_anchors_are_kept_where_none_are_asked_for(tmp_path):
+    anchors.keep(tmp_path, 0, [task(1, 8)], embed, 0)
+    with pytest.raises(UserError, match="no anchors"):
+        anchors.read(tmp_path)
+
+
+def test_damaged_anchors_are_told(tmp_path):
+    anchors.keep(tmp_path, 0, [task(1, 8)], embed, 8)
+    file = tmp_path / "anchors" / "after-0.safetensors"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError, match="damaged"):
+        anchors.read(tmp_path)
+
+
+def test_a_run_says_how_compatible_its_encoders_are():
+    said = json.loads((small_run() / "compatibility.json").read_text())
+    assert {m["direction"] for m in said["measures"]} == {"audio>audio", "image>audio", "text>audio"}
+    assert all(m["old"] == 1 and m["new"] == 2 and m["task"] == "seas" for m in said["measures"])
+    aligned = [m for m in said["measures"] if m["kind"] == "aligned"]
+    assert [m["direction"] for m in aligned] == ["image>audio"]  # the pair that the first task aligns
+    assert said["summary"]["stale"] == aligned[0]["stale"]
+    assert (small_run() / "adapters" / "audio-1-to-2.safetensors").exists()
+
+
+def test_a_frozen_gallery_needs_no_adapter():
+    upgrades = compatibility.Upgrades(anchors.read(small_run()))
+    assert upgrades.between(1, 2, "image").kind == "identity"
+    assert upgrades.between(1, 2, "image").scores == {}
+
+
+def test_an_unknown_task_is_told():
+    with pytest.raises(UserError, match="no anchors were kept after task 9"):
+        compatibility.Upgrades(anchors.read(small_run())).between(1, 9, "audio")

@@ -44,7 +44,7 @@ class MadeUp:
     def info(self) -> Info:
         states = (State(0, "before learning"), State(1, "seas"), State(2, "tunes"))
         return Info(5, ("audio", "image", "text"), ("audio", "image", "text"), ("seas", "tunes"), ("rain", "drum"),
-                    "0123abcd", 2, "tunes", states)  # fmt: skip
+                    "0123abcd", 2, "tunes", states[2:], states)  # fmt: skip
 
     def search(self, asked: Asked) -> Sequence[Match]:
         self.asked.append(asked)

@@ -145,7 +145,7 @@ def test_in_a_browser_a_real_index_is_searched_played_and_gone_back_in(index: Pa
         assert float(card.locator(".pm-score").inner_text()) == pytest.approx(1.0, abs=1e-3)
         view.get_by_label("side by side").check()
         view.wait_for_selector(".pm-column:nth-child(3) .pm-card:nth-child(5)")
-        assert view.locator(".pm-column h2").all_inner_texts() == ["Before learning", "After seas", "After tunes"]
+        assert view.locator(".pm-column h2").all_text_contents() == ["before learning", "after seas", "after tunes"]
         view.get_by_role("tab", name="Scores").click()
         view.wait_for_selector(".pm-heat")
         view.context.close()

@@ -194,7 +194,9 @@ def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> V
             path = Path(os.fsdecode(unescape(row["root"])), os.fsdecode(unescape(row["source"])))
             if path.is_file():
                 medium = path if row["entry"] is None else ImageFile(path, row["entry"])
-                return encoded(encoders.get(card), row["modality"], medium)  # its own: what is in the index is no query
+                return encoded(
+                    encoders.get(card), row["modality"], medium
+                )  # its own: what is in the index is no query
     raise UserError(
         f"'{name}' has no vector of the encoder {card.signature} yet, and its file is not here: give a file"
     )

@@ -18,7 +18,7 @@ from polymnia.runs.lookup import MEDIA, Encoders, Query, ask
 from polymnia.serve.adding import Adding
 from polymnia.serve.entries import SHOWN, entries
 from polymnia.serve.moments import Moments
-from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores
+from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores, State
 from polymnia.types import MODALITIES, Modality, UserError
 
 FRESH = 2.0  # seconds after which others' commits are looked for
@@ -145,6 +145,7 @@ class IndexService:
             encoder=card.signature,
             after=card.task,
             name=card.name,
+            spaces=tuple(State(c.task, c.name) for c in sorted(index.cards.values(), key=lambda c: c.task)),
             states=self.moments.states if self.moments else (),
         )
 

@@ -94,7 +94,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What there is to search. ``states`` is empty where there is no run to go back in."""
+    """What there is to search. ``spaces``: of which encoders the vectors are; ``after`` and ``name``: the newest.
+
+    ``states`` is empty where there is no run to go back in.
+    """
 
     rows: int
     modalities: tuple[Modality, ...]
@@ -104,6 +107,7 @@ class Info:
     encoder: str
     after: int
     name: str
+    spaces: tuple[State, ...] = ()
     states: tuple[State, ...] = ()
 
 

@@ -125,7 +125,7 @@ class Searched(Wire):
 
 
 class Overview(Wire):
-    """What there is to search, with what, and what this server takes."""
+    """What there is to search, with what, and what this server takes. ``spaces``: the encoders that the vectors are of."""
 
     rows: int
     modalities: list[Kind]
@@ -133,6 +133,7 @@ class Overview(Wire):
     tasks: list[str]
     topics: list[str]
     encoder: EncoderState
+    spaces: list[EncoderState]
     states: list[EncoderState]
     allow_add: bool
     upload_bytes: int

@@ -35,6 +35,7 @@ async def info(shared: Shared) -> Overview:
         tasks=list(found.tasks),
         topics=list(found.topics),
         encoder=EncoderState(task=found.after, name=found.name),
+        spaces=[EncoderState(task=s.task, name=s.name) for s in found.spaces],
         states=[EncoderState(task=s.task, name=s.name) for s in found.states],
         allow_add=shared.settings.allow_add,
         upload_bytes=limits.upload,

@@ -20,11 +20,15 @@ function filters() {
 // "1,5" is one and a half, as it is typed in half of the world.
 const number = (id) => value(id).replace(",", ".");
 
+const moment = (state) => (state.task === 0 ? "before learning" : `after ${state.name}`);
+
 function note(info, chosen) {
   if (chosen === "index") {
-    return `Shown: the index, ${info.rows.toLocaleString("en")} vectors of the encoder after ${info.encoder.name}.`;
+    const [first, ...more] = info.spaces.map((s) => moment(s));
+    const whose = more.length ? `of several encoders (${[first, ...more].join(", ")})` : `of the encoder ${first ?? ""}`;
+    return `Shown: the index, ${info.rows.toLocaleString("en")} vectors ${whose}.`;
   }
-  const when = { all: "after each task", 0: "before learning" }[chosen] ?? `after ${info.states.find((s) => String(s.task) === chosen)?.name}`;
+  const when = chosen === "all" ? "after each task" : moment(info.states.find((s) => String(s.task) === chosen));
   return `Shown: the test items of the run, not the index, with the encoder ${when}.`;
 }
 
@@ -87,8 +91,7 @@ class Page {
     const columns = [];
     for (const state of this.info.states) {
       const got = await ask.patiently({ ...query, k: "5" }, state.task, signal, this.says);
-      const name = state.task === 0 ? "Before learning" : `After ${state.name}`;
-      columns.push(el("section", { class: "pm-column" }, el("h2", {}, name), got.hits.length ? this.list(got.hits) : el("p", { class: "pm-empty" }, "Nothing fits.")));
+      columns.push(el("section", { class: "pm-column" }, el("h2", {}, moment(state)), got.hits.length ? this.list(got.hits) : el("p", { class: "pm-empty" }, "Nothing fits.")));
       this.found.replaceChildren(el("div", { class: "pm-beside", tabindex: "0", role: "region", "aria-label": "The best five with each encoder" }, ...columns));
     }
     this.status.textContent = "The best five with each encoder of the run.";

@@ -43,8 +43,8 @@ POLICY = (
 FONTS = ["system-ui", "sans-serif"]
 MOST_TOPICS = 500
 SWITCH = (
-    "An index holds vectors of one encoder. To see what was learned and forgotten, search the test items of the run "
-    "with its encoder of any moment."
+    "An index is searched with the encoder of its vectors. To see what was learned and forgotten, search the test items "
+    "of the run with its encoder of any moment."
 )
 
 

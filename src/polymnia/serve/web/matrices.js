@@ -29,9 +29,9 @@ function one(found, head, alone) {
   });
   const title = alone ? "Score of each task" : `Score of each task, with ${HEADS[head.head] ?? head.head}`;
   const numbers = Object.entries(NUMBERS).filter(([key]) => key in head.summary);
-  return el("section", {},
+  return el("section", {}, el("h2", {}, title),
     el("div", { class: "pm-scroll", tabindex: "0", role: "region", "aria-label": title },
-      el("table", { class: "pm-heat" }, el("caption", {}, title),
+      el("table", { class: "pm-heat", "aria-label": title },
         el("thead", {}, el("tr", {}, el("td"), ...found.tasks.map((t) => el("th", { scope: "col" }, t)))), el("tbody", {}, ...rows))),
     el("dl", { class: "pm-numbers" },
       ...numbers.map(([key, said]) => el("div", {}, el("dt", {}, said), el("dd", {}, head.summary[key].toFixed(1))))));

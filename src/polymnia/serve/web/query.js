@@ -14,7 +14,7 @@ export class Query {
     });
     const nothing = info.upload_types.length === 0;
     const what = [["audio", "a sound"], ["image", "a picture"]].filter(([m]) => info.queries.includes(m)).map(([, w]) => w);
-    this.zone = el("label", { class: "pm-drop", for: "pm-file" }, el("span", {}, `Drop ${what.join(" or ")} here, or choose a file`), this.input);
+    this.zone = el("label", { class: "pm-drop", for: "pm-file" }, el("span", {}, `Choose or drop ${what.join(" or ")}`), this.input);
     this.button = el("button", { type: "button", class: "pm-button", onclick: () => this.record() }, "Record a sound");
     this.said = el("p", { class: "pm-note", role: "status" });
     this.chips = el("ul", { class: "pm-chips", "aria-label": "Also asked for" });

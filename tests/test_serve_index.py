@@ -23,7 +23,8 @@ from polymnia.runs.lookup import Weights, rocchio
 from polymnia.runs.search import search
 from polymnia.serve import indexed, moments
 from polymnia.serve.adding import Adding
-from polymnia.serve.indexed import IndexService, where_of
+from polymnia.serve.indexed import IndexService
+from polymnia.serve.narrow import where_of
 from polymnia.serve.service import Narrowed
 from polymnia.serve.start import make_app
 from polymnia.types import UserError

@@ -44,7 +44,7 @@ class Kept:
 
 
 class Desk:
-    """``work`` is for what encodes and searches, ``look`` for small pictures, so that neither waits for the other."""
+    """``work`` encodes and searches, ``look`` is for items and small pictures, so that neither waits for the other."""
 
     def __init__(self, service: SearchService, settings: Settings, secret: tuple[Path, ...] = ()):
         self.service, self.settings, self.secret = service, settings, secret
@@ -55,7 +55,7 @@ class Desk:
 
     async def entry(self, name: str, gallery: str = GALLERY) -> Entry:
         """The item. HTTPException 404 where there is none of this name."""
-        found = await self.work.run(lambda: self.service.item(name, gallery))
+        found = await self.look.run(lambda: self.service.item(name, gallery))
         if found is None:
             raise HTTPException(404, "there is no item of this id")
         return found

@@ -8,21 +8,30 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from polymnia.data.names import unescape
 from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.store import Index
-from polymnia.index.where import column, quoted, to_sql
 from polymnia.report.folders import read_run
 from polymnia.runs.lookup import MEDIA, Encoders, Query, ask
 from polymnia.serve.adding import Adding
 from polymnia.serve.entries import SHOWN, entries
 from polymnia.serve.moments import Moments
+from polymnia.serve.narrow import where_of
 from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores, State
 from polymnia.types import MODALITIES, Modality, UserError
 
 FRESH = 2.0  # seconds after which others' commits are looked for
 MOST = 500  # tasks and topics that are named
+REMEMBERED = 4096  # items: a page of hits asks for each of them several times
+
+
+class Seen(NamedTuple):
+    """An index at a version that is looked up once."""
+
+    index: Index
+    version: int
 
 
 class IndexService:
@@ -33,11 +42,12 @@ class IndexService:
     """
 
     def __init__(self, index: Index, run: Path | None = None, data: Path | None = None, adding: Adding | None = None):
-        self.index, self.adding = index, adding
+        self.seen, self.adding = Seen(index, index.version), adding
         self.encoders = Encoders([run] if run else [], data)
         self.encoding, self.looking = Lock(), Lock()  # one thread encodes at a time: tokenizers are not made for more
         self.looked = time.monotonic()
         self.known: tuple[int, Info] | None = None
+        self.shown: tuple[int, dict[str, Entry]] = (-1, {})
         for card in index.cards.values():
             self.encoders.get(card)
         self.run = run or Path(os.fsdecode(unescape(_newest(index).run)))
@@ -46,10 +56,10 @@ class IndexService:
 
     def info(self) -> Info:
         """What is there, counted anew where the index has changed."""
-        index = self._now()
+        index, version = self._now()
         with self.looking:
-            if self.known is None or self.known[0] != index.version:
-                self.known = index.version, self._count(index)
+            if self.known is None or self.known[0] != version:
+                self.known = version, self._count(index)
             return self.known[1]
 
     def search(self, asked: Asked) -> Sequence[Match]:
@@ -58,7 +68,8 @@ class IndexService:
             if self.moments is None:
                 raise UserError("the test items of the run are not here, so there is nothing else to search")
             return self.moments.search(asked)
-        index, named = self._now(), (*asked.like, *asked.unlike)
+        seen, named = self._now(), (*asked.like, *asked.unlike)
+        index = seen.index
         if not index.spaces:
             return []
         _refuse_unknown(named, set(index.get(ids=named)["id"].to_pylist()) if named else set())
@@ -66,8 +77,8 @@ class IndexService:
         query = Query(text=asked.text, file=file, like=asked.like, unlike=asked.unlike)
         with self.encoding:
             vectors = ask(index, query, self.encoders)
-        (hits,) = index.search(vectors, asked.k, where=self._where(index, asked.narrowed), without=named)
-        there = _entries(index, [h.id for h in hits])
+        (hits,) = index.search(vectors, asked.k, where=self._where(asked.narrowed), without=named)
+        there = self._entries(seen, [h.id for h in hits])
         out = []
         for hit in (h for h in hits if h.id in there):
             start, end = (hit.start, hit.end) if hit.window != WHOLE else (None, None)
@@ -79,13 +90,13 @@ class IndexService:
         """An item of the index, or of the run's test items."""
         if gallery != GALLERY:
             return self.moments.entry(name) if self.moments else None
-        return _entries(self._now(), [name]).get(name)
+        return self._entries(self._now(), [name]).get(name)
 
     def add(self, file: Path, suffix: str, kind: Modality, caption: str | None, topic: str | None) -> Entry:
         """Embed a file and put it in. UserError where the index holds vectors of several encoders, or is full."""
         if self.adding is None:
             raise UserError("this index is only read")
-        index = Index.open(self.index.uri)
+        index = Index.open(self.seen.index.uri)
         if len(index.cards) > 1:
             raise UserError("the index holds vectors of several encoders; upgrade it to one before adding to it")
         card = _newest(index)
@@ -93,7 +104,7 @@ class IndexService:
             rows = self.adding.rows(self.encoders.get(card), file, suffix, kind, caption, topic)
         index.add(rows.to_batches(), card)
         with self.looking:
-            self.index, self.looked = index, time.monotonic()
+            self.seen, self.looked = Seen(index, index.version), time.monotonic()
         name = rows["id"][0].as_py()
         return entries(rows.select(list(SHOWN)).to_pylist())[name]
 
@@ -110,18 +121,18 @@ class IndexService:
             heads[head] = [grid[i] for i in found.after if i in grid], said
         return Scores(" ".join(found.key), tuple(found.tasks), tuple(found.after), heads)
 
-    def _now(self) -> Index:
+    def _now(self) -> Seen:
         """The index with what others have put in, looked for every ``FRESH`` seconds.
 
         An index that is in use is never refreshed, but replaced: a search sees one version from its begin to its end.
         """
         with self.looking:
             if time.monotonic() - self.looked > FRESH:
-                fresh = Index.open(self.index.uri)
+                fresh = Index.open(self.seen.index.uri)
                 self.looked = time.monotonic()
-                if fresh.version != self.index.version:
-                    self.index = fresh
-            return self.index
+                if fresh.version != self.seen.version:
+                    self.seen = Seen(fresh, fresh.version)
+            return self.seen
 
     def _moments(self, data: Path | None) -> Moments | None:
         try:
@@ -149,38 +160,26 @@ class IndexService:
             states=self.moments.states if self.moments else (),
         )
 
-    def _where(self, index: Index, narrowed: Narrowed) -> str | None:
+    def _entries(self, seen: Seen, names: Sequence[str]) -> dict[str, Entry]:
+        """Those that are there, by id; of one version of the index they are read once."""
+        with self.looking:
+            held = self.shown[1] if self.shown[0] == seen.version and len(self.shown[1]) < REMEMBERED else {}
+            self.shown = seen.version, held
+        if lacking := [name for name in names if name not in held]:
+            held |= entries(seen.index.get(ids=lacking).select(list(SHOWN)).to_pylist())
+        return {name: held[name] for name in names if name in held}
+
+    def _where(self, narrowed: Narrowed) -> str | None:
         """The filter of a search; without modalities sounds and pictures, where there are any, as ``lookup.find``."""
         where = where_of(narrowed)
-        if narrowed.modalities or not index.count(MEDIA):
+        if narrowed.modalities or set(self.info().modalities) <= {"text"}:
             return where
         return MEDIA if where is None else f"{where} AND {MEDIA}"
-
-
-def where_of(narrowed: Narrowed) -> str | None:
-    """The filters as one condition, in the words of ``index.where``. UserError for one that is none by itself.
-
-    A client may not ask where files are: by asking often enough it would learn the folders of the server.
-    """
-    parts = []
-    if narrowed.where is not None:
-        if column("root") in to_sql(narrowed.where):
-            raise UserError("the filter asks for the column 'root', which is not shown here")
-        parts.append(f"({narrowed.where})")
-    named = (("modality", narrowed.modalities), ("task", narrowed.tasks), ("topic", narrowed.topics))
-    parts += [f"{name} IN ({', '.join(map(quoted, values))})" for name, values in named if values]
-    parts += [] if narrowed.shortest is None else [f"duration >= {narrowed.shortest!r}"]
-    parts += [] if narrowed.longest is None else [f"duration <= {narrowed.longest!r}"]
-    return " AND ".join(parts) or None
 
 
 def _refuse_unknown(named: Sequence[str], there: set[str]) -> None:
     if lacking := [name for name in named if name not in there]:
         raise UserError(f"there is no item '{lacking[0]}' in this index")
-
-
-def _entries(index: Index, names: Sequence[str]) -> dict[str, Entry]:
-    return entries(index.get(ids=names).select(list(SHOWN)).to_pylist()) if names else {}
 
 
 def _newest(index: Index) -> EncoderCard:

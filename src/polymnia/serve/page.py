@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp
 
-from polymnia.serve.guard import content_hash
 from polymnia.serve.service import Info
+from polymnia.serve.shell import Shell
 from polymnia.types import UserError
 
 if TYPE_CHECKING:
@@ -33,18 +32,11 @@ FILES = {
     ),
     "page.css": "text/css",
 }
-OURS = ("/assets/", "/static/", "/theme.css", "/favicon.ico")  # of Gradio: files that come with the package
-SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
-POLICY = (
-    "default-src 'none'; script-src 'self' {}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
 FONTS = ["system-ui", "sans-serif"]
 MOST_TOPICS = 500
 SWITCH = (
-    "An index is searched with the encoder of its vectors. To see what was learned and forgotten, search the test items "
-    "of the run with its encoder of any moment."
+    "An index is searched with the encoder of its vectors. To see what was learned and forgotten, search the test "
+    "items of the run with its encoder of any moment."
 )
 
 
@@ -190,38 +182,3 @@ def _states(info: Info) -> list[tuple[str, str]]:
     named = [(f"after {s.name}" if s.task else "before learning", str(s.task)) for s in info.states]
     beside = [("side by side", "all")] if len(named) > 1 else []
     return [(f"the index (after {info.name})", "index"), *named, *beside]
-
-
-class Shell:
-    """ASGI: Gradio's page and its own files, and none of its other routes (uploads, files by path, a proxy)."""
-
-    def __init__(self, inner: ASGIApp):
-        self.inner = inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-            raise HTTPException(404)
-        if path == "/":
-            return await (await self._page(scope, receive))(scope, receive, send)
-        if not path.startswith(OURS) or ".." in path:
-            raise HTTPException(404)
-        return await self.inner(scope, receive, send)
-
-    async def _page(self, scope: Scope, receive: Receive) -> Response:
-        """The page with a policy that names each of its inline scripts."""
-        status, parts = 500, []
-
-        async def collect(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                parts.append(message.get("body", b""))
-
-        await self.inner({**scope, "method": "GET"}, receive, collect)
-        page = b"".join(parts).decode()
-        scripts = " ".join(content_hash(s) for s in SCRIPT.findall(page))
-        return HTMLResponse(
-            page, status, {"Content-Security-Policy": POLICY.format(scripts), "Cache-Control": "no-store"}
-        )

@@ -125,7 +125,7 @@ class Searched(Wire):
 
 
 class Overview(Wire):
-    """What there is to search, with what, and what this server takes. ``spaces``: the encoders that the vectors are of."""
+    """What there is to search, with what, and what this server takes. ``spaces``: the encoders of the vectors."""
 
     rows: int
     modalities: list[Kind]

@@ -42,6 +42,6 @@ def make_app(service: IndexService, settings: Settings) -> FastAPI:
 
 def _secret(service: IndexService) -> list[Path]:
     """Folders that no answer may name."""
-    runs = [Path(os.fsdecode(unescape(card.run))) for card in service.index.cards.values()]
-    found = [Path(service.index.uri), service.run, *runs, *([service.moments.base] if service.moments else [])]
+    runs = [Path(os.fsdecode(unescape(card.run))) for card in service.seen.index.cards.values()]
+    found = [Path(service.seen.index.uri), service.run, *runs, *([service.moments.base] if service.moments else [])]
     return list(dict.fromkeys(p for p in found if len(p.parts) > 1))

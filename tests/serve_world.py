@@ -43,8 +43,8 @@ class MadeUp:
 
     def info(self) -> Info:
         states = (State(0, "before learning"), State(1, "seas"), State(2, "tunes"))
-        return Info(5, ("audio", "image", "text"), ("audio", "image", "text"), ("seas", "tunes"), ("rain", "drum"),
-                    "0123abcd", 2, "tunes", states[2:], states)  # fmt: skip
+        kinds, tasks, topics = ("audio", "image", "text"), ("seas", "tunes"), ("rain", "drum", EVIL)
+        return Info(5, kinds, kinds, tasks, topics, "0123abcd", 2, "tunes", states[2:], states)
 
     def search(self, asked: Asked) -> Sequence[Match]:
         self.asked.append(asked)

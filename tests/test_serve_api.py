@@ -26,6 +26,7 @@ from polymnia.serve.body import FORM
 from polymnia.serve.faults import hide
 from polymnia.serve.metrics import Metrics
 from polymnia.serve.rate import Buckets
+from polymnia.serve.service import Entry, Match, Medium
 from polymnia.types import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -314,10 +315,31 @@ def test_a_spectrogram_shows_a_low_tone_below_a_high_one(world):
     )
 
 
+def test_a_window_that_was_found_is_heard_and_seen_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    film = pytest.importorskip("videos").film
+    service, http = served(tmp_path)
+    levels = [n // 10 * 60 for n in range(40)]  # a second each of four grey levels
+    medium = Medium(tmp_path, film(tmp_path / "steps.mp4", levels, sounds=[np.zeros(64_000)]), None, 1.0, 3.0)
+    entry = Entry("steps", ("audio", "image"), {"audio": medium, "image": medium}, duration=3.0)
+    service.entries = {"steps": entry}
+    found = [Match(entry, "image", 0.5, 0.5, start=3.0, end=4.0)]
+    monkeypatch.setattr(MadeUp, "search", lambda *_: found)
+    (hit,) = http.post("/api/search", json={"text": "a"}).json()["hits"]
+    links = hit["item"]["links"]
+    assert hit["window"] == {"start": 3.0, "end": 4.0} and links["sound"].endswith("#t=3,4")
+    assert links["spectrogram"].endswith("?start=2&seconds=1") and http.get(links["spectrogram"]).status_code == 200
+    for address, level in (
+        (links["thumbnail"], 180),
+        ("/api/thumbnail/steps", 120),
+    ):  # the window; the middle of 1 to 4 s
+        drawn = np.asarray(Image.open(io.BytesIO(http.get(address).content)).convert("L"), dtype=float)
+        assert drawn.mean() == pytest.approx(level, abs=8)
+
+
 def test_a_small_picture_is_drawn_once(world, monkeypatch):
     _, http = world
     first = http.get("/api/thumbnail/ramp.png").content
-    monkeypatch.setattr("polymnia.serve.small.thumbnail", lambda _: pytest.fail("drawn again"))
+    monkeypatch.setattr("polymnia.serve.small.thumbnail", lambda *_: pytest.fail("drawn again"))
     assert http.get("/api/thumbnail/ramp.png").content == first
     assert Image.open(io.BytesIO(first)).size == (320, 320)
 

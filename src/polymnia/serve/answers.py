@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
+from polymnia.data.container import is_container
 from polymnia.serve.service import GALLERY, Entry, Match
 from polymnia.serve.shapes import Hit, Item, Links, Span
 from polymnia.serve.small import LONGEST
@@ -84,15 +85,16 @@ def _links(entry: Entry, gallery: str) -> Links:
 
 
 def _at(links: Links, window: Span, entry: Entry) -> Links:
-    """The same, at the window that was found."""
+    """The same, at the window that was found: of a recording, or of a video."""
     changed: dict[str, str] = {}
     if links.sound is not None:
         changed["sound"] = f"{links.sound.split('#')[0]}#t={window.start:g},{window.end:g}"
-    if links.spectrogram is not None:
-        start = max(0.0, window.start - entry.media["audio"].start)  # in the item, which may be a stretch itself
-        seconds = min(LONGEST, window.end - window.start)
-        said = urlencode({"start": f"{start:g}", "seconds": f"{seconds:g}"})
-        changed["spectrogram"] = links.spectrogram + ("&" if "?" in links.spectrogram else "?") + said
+    for name, kind in (("spectrogram", "audio"), ("thumbnail", "image")):
+        address, medium = getattr(links, name), entry.media.get(kind)
+        if address is not None and medium is not None and (kind == "audio" or is_container(medium.path)):
+            start = max(0.0, window.start - medium.start)  # in the item, which may be a stretch itself
+            said = {"start": f"{start:g}", "seconds": f"{min(LONGEST, window.end - window.start):g}"}
+            changed[name] = address + ("&" if "?" in address else "?") + urlencode(said)
     return links.model_copy(update=changed)
 
 

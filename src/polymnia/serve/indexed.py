@@ -48,8 +48,8 @@ class IndexService:
         self.looked = time.monotonic()
         self.known: tuple[int, Info] | None = None
         self.shown: tuple[int, dict[str, Entry]] = (-1, {})
-        for card in index.cards.values():
-            self.encoders.get(card)
+        for signature in index.spaces:
+            self.encoders.into(index, index.cards[signature])
         self.run = run or Path(os.fsdecode(unescape(_newest(index).run)))
         self.problem = ""
         self.moments = self._moments(data)

@@ -33,7 +33,7 @@ def _front() -> LogMel:
     )
 
 
-def spectrogram(medium: Medium, start: float = 0.0, seconds: float = LONGEST) -> bytes:
+def spectrogram(medium: Medium, start: float | int = 0.0, seconds: float | int = LONGEST) -> bytes:
     """The log-mel spectrogram of a stretch as PNG, low tones below. MediaError for what cannot be read."""
     source = AudioFile(medium.path, medium.start, medium.seconds)
     wave = torch.from_numpy(decode_audio(source, RATE, start, min(seconds, LONGEST)))
@@ -50,10 +50,13 @@ def coloured(decibels: Float[torch.Tensor, "mel t"]) -> UInt8[np.ndarray, "mel t
     return np.stack([np.interp(at, steps, COLOURS[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
 
 
-def thumbnail(medium: Medium) -> bytes:
-    """The centred square of a picture, or of a video's middle frame, as JPEG. MediaError for what cannot be read."""
+def thumbnail(medium: Medium, start: float | int = 0.0, seconds: float | int | None = None) -> bytes:
+    """The centred square of a picture, or of the frame in the middle of a video or of a stretch of it, as JPEG.
+
+    MediaError for what cannot be read.
+    """
     if is_container(medium.path):
-        video = VideoFile(medium.path, medium.start, medium.seconds)
+        video = VideoFile(medium.path, medium.start + start, medium.seconds if seconds is None else seconds)
         pixels = middle_frame(video, ImageSpec(SIDE))
     else:
         pixels = decode_image(ImageFile(medium.path, medium.entry), SIDE, 3)

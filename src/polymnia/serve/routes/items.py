@@ -22,6 +22,8 @@ router = APIRouter(prefix="/api")
 Shared = Annotated[Desk, Depends(desk)]
 Name = Annotated[str, InPath(min_length=1, max_length=1024)]
 Gallery = Literal["index", "run"]
+Start = Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False)]
+Seconds = Annotated[float, Query(gt=0, le=small.LONGEST, allow_inf_nan=False)]
 HOUR = "private, max-age=3600"
 RANGES: dict[int | str, dict[str, Any]] = {
     206: {"description": "the range that was asked for"},
@@ -69,11 +71,7 @@ async def media(
 
 @router.get("/spectrogram/{id:path}", response_class=Response)
 async def spectrogram(
-    shared: Shared,
-    id: Name,
-    gallery: Gallery = "index",
-    start: Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False)] = 0.0,
-    seconds: Annotated[float, Query(gt=0, le=small.LONGEST, allow_inf_nan=False)] = small.LONGEST,
+    shared: Shared, id: Name, gallery: Gallery = "index", start: Start = 0.0, seconds: Seconds = small.LONGEST
 ) -> Response:
     """A small PNG of the sound, or of a stretch of it."""
     medium = _medium(await shared.entry(id, gallery), "audio")
@@ -81,13 +79,15 @@ async def spectrogram(
 
 
 @router.get("/thumbnail/{id:path}", response_class=Response)
-async def thumbnail(shared: Shared, id: Name, gallery: Gallery = "index") -> Response:
-    """The picture, small and square, as JPEG."""
+async def thumbnail(
+    shared: Shared, id: Name, gallery: Gallery = "index", start: Start = 0.0, seconds: Seconds | None = None
+) -> Response:
+    """The picture, small and square, as JPEG; of a video the frame in the middle of it, or of a stretch."""
     medium = _medium(await shared.entry(id, gallery), "image")
-    return await _small(shared, medium, "image/jpeg", lambda: small.thumbnail(medium))
+    return await _small(shared, medium, "image/jpeg", lambda: small.thumbnail(medium, start, seconds), start, seconds)
 
 
-async def _small(shared: Desk, medium: Medium, kind: str, draw: Callable[[], bytes], *more: float) -> Response:
+async def _small(shared: Desk, medium: Medium, kind: str, draw: Callable[[], bytes], *more: float | None) -> Response:
     key = (kind, inside(medium), medium.entry, medium.start, medium.seconds, *more)
     content = shared.kept.get(key)
     if content is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -265,6 +267,19 @@ def test_what_is_wrong_with_a_file_is_said_and_never_raised(tmp_path: Path, monk
         "polymnia.runs.embedding.decode.read_text", lambda path: (_ for _ in ()).throw(OSError(5, "EIO"))
     )
     assert read(Job("a", "text", TextFile(tmp_path / "a"))).problem == "cannot be read: EIO"
+
+
+def test_a_file_without_permission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    soundfile.write(tmp_path / "a.wav", noise(1), RATE)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # chmod does not stop root
+    job = Job("a", "audio", AudioFile(tmp_path / "a.wav"))
+    assert reader()(job).problem == "may not be read: permission denied"
+
+
+def test_a_video_without_the_package_that_reads_it_is_broken_and_ends_nothing(tmp_path: Path, monkeypatch):
+    path = film(tmp_path / "a.mp4", [50] * 5)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert "pip install 'polymnia[video]'" in reader()(Job("a", "image", VideoFile(path), perhaps=True)).problem
 
 
 def test_what_is_made_ahead_comes_in_order_bounded_and_with_its_error():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,9 +84,14 @@ def test_parts_of_another_encoder_or_size_or_maker_are_refused(folder: Path):
     write_part(place, rows(["c"], dim=4), {}, replace(CARD, dim=4))
     with pytest.raises(UserError, match="columns are not those of vectors of 3 numbers"):
         list(read_vectors(folder))
-    pq.write_table(rows(["c"]), place)
-    with pytest.raises(UserError, match="was not written by `polymnia embed`"):
-        list(read_vectors(folder))
+    for told in (None, {"polymnia": "[]"}, {"polymnia": "{}"}, {"polymnia": "no JSON"}):
+        pq.write_table(rows(["c"]).replace_schema_metadata(told), place)
+        with pytest.raises(UserError, match="was not written by `polymnia embed`"):
+            list(read_vectors(folder))
+    for told, message in (('{"format": 9}', "of format 9, this version reads 1"), ('{"format": 1}', "has no stamps")):
+        pq.write_table(rows(["c"]).replace_schema_metadata({"polymnia": told}), place)
+        with pytest.raises(UserError, match=message):
+            read_stamps(place)
 
 
 def test_a_part_that_was_cut_off_is_named(folder: Path):
@@ -117,6 +124,12 @@ def test_keys_of_different_rows_differ_even_where_ids_look_like_keys():
 def test_a_card_comes_back_from_its_json():
     assert EncoderCard.from_json(CARD.to_json(), "here") == CARD
     assert json.loads(CARD.to_json())["modalities"] == ["audio", "text"]
+
+
+def test_without_pyarrow_the_extra_is_named():
+    code = "import sys; sys.modules['pyarrow'] = None; import polymnia.index.vectors"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: vectors on disk need pyarrow" in done.stderr and "pip install 'polymnia[index]'" in done.stderr
 
 
 # --- names

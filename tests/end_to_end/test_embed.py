@@ -186,6 +186,17 @@ def test_long_media_have_windows_and_the_whole_is_their_normalised_mean(embedded
     assert found["fine/book.txt#text#5"]["caption"].split()[-1] == "word59"
 
 
+def test_what_is_kept_of_a_long_text_is_bounded(tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "long.txt").write_text("a bell tolls " * 400)
+    embed(root, tmp_path / "v")
+    captions = {r["window"]: r["caption"] for r in by_key(tmp_path / "v").values()}
+    assert captions[-1] == ("a bell tolls " * 400)[:1000] and max(map(len, captions.values())) == 1000
+    # windows of 19 words, nine apart
+    assert captions[1].split() == ("a bell tolls " * 400).split()[9:28] and len(captions) == 1 + 133
+
+
 def test_the_command_tells_what_became_of_it_and_ends_with_an_error_over_the_share(nasty: Path, tmp_path: Path):
     said = command("embed", small_run(), nasty, "--out", tmp_path / "v", "--window", "1", "--only", "audio")
     assert "5 of 14 items could not be embedded, more than --max-broken 0.1: empty.wav: is empty" in said.error

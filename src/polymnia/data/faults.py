@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from polymnia.types import UserError
@@ -20,7 +21,7 @@ class MediaError(UserError):
 
 
 def check_file(path: Path) -> None:
-    """Raise MediaError for what is no regular file, or an empty one."""
+    """Raise MediaError for what is no regular file, an empty one, or one that may not be read."""
     try:
         found, size = path.is_file(), path.stat().st_size
     except OSError as error:
@@ -29,3 +30,5 @@ def check_file(path: Path) -> None:
         raise MediaError(path, "is not a regular file")
     if size == 0:
         raise MediaError(path, "is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise MediaError(path, "may not be read: permission denied")

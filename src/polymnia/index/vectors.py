@@ -118,7 +118,10 @@ def read_part(path: Path, card: EncoderCard) -> Iterator[pa.RecordBatch]:
 def read_stamps(path: Path) -> dict[str, str]:
     """The stamps of what is in a part. Raises UserError for one that is damaged."""
     with _opened(path) as file:
-        return _told(file, path).get("stamps", {})
+        stamps = _told(file, path).get("stamps")
+    if not isinstance(stamps, dict) or not all(isinstance(stamp, str) for stamp in stamps.values()):
+        raise UserError(f"{path} has no stamps; delete it, and run the same `polymnia embed` again")
+    return stamps
 
 
 def _count(path: Path) -> int:
@@ -137,6 +140,10 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _told(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     try:
-        return json.loads((file.schema_arrow.metadata or {})[b"polymnia"])
-    except (KeyError, ValueError) as error:
+        told = json.loads((file.schema_arrow.metadata or {})[b"polymnia"])
+        later = told["format"] > FORMAT
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by `polymnia embed`; move it out of this folder") from error
+    if later:
+        raise UserError(f"{path} is of format {told['format']}, this version reads {FORMAT}: install a newer polymnia")
+    return told

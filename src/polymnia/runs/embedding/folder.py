@@ -91,7 +91,7 @@ def sweep(
     What is of modalities that are not asked for now, or in folders that cannot be read now, stays. Raises UserError,
     with nothing touched, where more than ``MOST_REMOVED`` would go and ``prune`` does not say so.
     """
-    found = {path: {k: Stamp(*s.split(":")) for k, s in read_stamps(path).items()} for path in parts(folder).values()}
+    found = {path: {k: Stamp.read(s) for k, s in read_stamps(path).items()} for path in parts(folder).values()}
     standing, fates = Standing(), {}
     for path, stamps in found.items():
         fates[path] = {k: _fate(k, s, jobs, modalities, unread, standing) for k, s in stamps.items()}
@@ -145,7 +145,7 @@ def _rewrite(path: Path, card: EncoderCard, jobs: Mapping[str, Job], fate: Mappi
         place, kind = rows.schema.get_field_index(column), rows.schema.field(column)
         rows = rows.set_column(place, kind, pa.array(new, kind.type))
     stamps = {
-        name: ":".join(jobs[name].stamp) if how == "told" else was
+        name: str(jobs[name].stamp) if how == "told" else was
         for (name, how), was in zip(fate.items(), read_stamps(path).values(), strict=True)
         if how != "go"
     }

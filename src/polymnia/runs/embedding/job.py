@@ -21,6 +21,15 @@ class Stamp(NamedTuple):
     content: str
     said: str
 
+    def __str__(self) -> str:
+        return f"{self.content}:{self.said}"
+
+    @classmethod
+    def read(cls, text: str) -> Stamp:
+        """The stamp that ``str`` gave. Of anything else, one that nothing has."""
+        content, _, said = text.partition(":")
+        return cls(content, said)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -18,11 +18,13 @@ from polymnia.runs.embedding.batches import BATCH, Batches
 from polymnia.runs.embedding.decode import Piece, Read, Reader, ahead
 from polymnia.runs.embedding.folder import next_part
 from polymnia.runs.embedding.job import Failures, Job
+from polymnia.runs.embedding.plans import shown
 from polymnia.runs.embedding.rows import Made, table
 from polymnia.runs.embedding.windows import Windows
 from polymnia.runs.encoder import Encoder
 
 PART, PART_ROWS = 256, 1024  # items in a part, and rows after which it is closed: what a kill loses at most
+UNCUT = 16  # times the bytes of a window: no text that is longer fits a text tower uncut
 Progress = Callable[[float, int, float], None]  # items done, of how many, seconds of sound and video so far
 
 
@@ -93,9 +95,9 @@ class Worker:
         if not isinstance(read.job.source, TextFile):
             return iter(read.pieces)
         text, tower = read.pieces[0].medium, self.encoder.model.tower("text")
-        made.words = text
-        # the tower's own rule says whether a text fits; only short ones are worth asking for
-        if len(text.encode()) <= 2 * self.windows.bytes and tower.prepare([text]).shape[1] < tower.spec.max_tokens:
+        made.words = shown(text)
+        # the tower's own rule says whether a text fits; a long one is not worth asking for
+        if len(text.encode()) <= UNCUT * self.windows.bytes and tower.prepare([text]).shape[1] < tower.spec.max_tokens:
             return iter(read.pieces)
         windows = text_windows(text, self.windows.words, self.windows.bytes)
         if len(windows) > MOST:
@@ -110,7 +112,7 @@ class Worker:
             self.failures.add(made.job.id, "its vector holds values that are not finite")
         self.part, self.rows = [], 0
         if whole:
-            stamps = {made.job.key: ":".join(made.job.stamp) for made in whole}
+            stamps = {made.job.key: str(made.job.stamp) for made in whole}
             rows = table(whole, self.card.signature, self.card.dim)
             write_part(next_part(self.out), rows, stamps, self.card)
             self.made += len(whole)

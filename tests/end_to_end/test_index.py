@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_a_run_that_moved_is_told_and_one_that_is_another_is_refused(index: Path
      (["search", "{index}", "{root}/notes.txt"], "is a file, but its name says neither"),
      (["search", "{index}", "{root}/torn.wav"], "torn.wav: not a readable recording"),
      (["search", "{index}", "a drum", "--where", "dur < 3"], "did you mean 'duration'?"),
-     (["search", "{index}", "a drum", "--where", "id = 'a'; drop table items"], "is not one condition"),
+     (["search", "{index}", "a drum", "--where", "id = 'a') OR (id = 'b'"], "cannot be read"),
+     (["search", "{index}", "a drum", "--where", "id = 'a'; drop table items"], "cannot be read"),
      (["search", "{index}", "a drum", "--task", "1"], "--task goes with a run"),
      (["search", "{index}", "a drum", "--at", "99"], "has no version 99"),
      (["search", "{run}", "a drum", "--where", "id = 'a'"], "--where need an index"),
@@ -186,7 +188,7 @@ def folder(tmp_path: Path) -> Path:
     return write_vectors(tmp_path / "vectors", [sounds(n, n + 200) for n in (0, 200, 400)], card())
 
 
-def test_the_commands_say_what_they_did(folder: Path, tmp_path: Path):
+def test_the_commands_say_what_they_did(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     place = tmp_path / "index"
     said = command("index", "create", place, folder, "--exact-below", "5000", "--json")
     assert json.loads(said.out) | {"version": 0} == {
@@ -197,14 +199,15 @@ def test_the_commands_say_what_they_did(folder: Path, tmp_path: Path):
     assert "5 rows new, 10 replaced, 0 there already, 0 removed; 605 rows" in said.out
     assert "has not come to its end there" in said.err
     assert "1 rows deleted; 604 rows" in command("index", "delete", place, "--id", "s00003").out
-    shown = command("index", "info", place).out
+    shown = " ".join(command("index", "info", place).out.split())
     assert "604 items, 604 rows" in shown and "search: exact (approximate from 5,000 rows" in shown
     told = json.loads(command("index", "info", place, "--json").out)
     assert told["spaces"][0]["rows"] == {"audio": 604} and told["tuned"] is None
     assert json.loads(command("index", "info", place, "--at", "2", "--json").out)["rows"] == 600
     before = told["bytes"]
+    monkeypatch.setattr("polymnia.index.versions.SLACK", timedelta(milliseconds=1))
     said = json.loads(command("index", "compact", place, "--keep-days", "0", "--json").out)
-    assert said["bytes"][0] == before and said["versions"][1] <= said["versions"][0]
+    assert said["bytes"][0] == before and said["versions"][0] == 4 and said["versions"][1] < 4
     assert len(command("index", "versions", place).out.splitlines()) == 1 + said["versions"][1]
 
 
@@ -224,10 +227,9 @@ def test_approximate_search_is_chosen_and_shown(tmp_path: Path, monkeypatch: pyt
     assert told["recall"] >= 0.9 and told["rows"] == 600 and told["kind"] == "IVF_FLAT"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_adding_that_is_killed_anywhere_loses_nothing_and_goes_on(folder: Path, tmp_path: Path, seed: int):
+def test_adding_that_is_killed_anywhere_loses_nothing_and_goes_on(folder: Path, tmp_path: Path):
     place, full = tmp_path / "index", wanted(*read_vectors(folder))
-    draw, before = random.Random(seed), 0
+    draw, before = random.Random(), 0  # another place every time
     for _ in range(3):
         process = alone("create", place, folder)
         commits = before // 20 + draw.randint(0, 8)

@@ -20,7 +20,7 @@ from polymnia.index.reader import Reader
 from polymnia.index.rows import sample, vectors
 from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.truth import QUERIES, Queries
-from polymnia.index.where import column, quoted
+from polymnia.index.where import column, quoted, to_sql
 from polymnia.runs.embedding.windows import make_windows, pooled
 from polymnia.runs.encoder import Encoder, load
 from polymnia.runs.intake import padded
@@ -132,6 +132,8 @@ def find(
     """
     asked = ask(index, query, encoders)
     named = index.get(ids={*query.like, *query.unlike})["id"].unique().to_pylist() if query.like + query.unlike else []
+    if where is not None:
+        to_sql(where)  # whole in itself, before it is joined with another
     if modality is None and index.count(MEDIA):
         where = MEDIA if where is None else f"({where}) AND {MEDIA}"
     wanted = None if modality == "any" else modality

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polymnia.cli import embed, export, find, index, learn, measure, upgrade  # noqa: F401 (a command of index)
+from polymnia.cli import embed, export, find, index, learn, measure, serve, upgrade  # noqa: F401 (of index)
 from polymnia.errors import UserError
 from polymnia.version import __version__
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for part in (learn, measure, embed, find):
+for part in (learn, measure, embed, find, serve):
     app.add_typer(part.app)
 app.add_typer(index.app, name="index")
 app.add_typer(export.app, name="export")

@@ -52,15 +52,21 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """``words``: a text, or the path of a recording or a picture. ``like`` and ``unlike``: ids of items, or paths."""
+    """``words``: a text, or the path of a recording or a picture. ``like`` and ``unlike``: ids of items, or paths.
+
+    ``text`` and ``file``: what is one or the other whatever it looks like; of who may not name files of this machine
+    take these, and only ids.
+    """
 
     words: str | None = None
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     weights: Weights = field(default_factory=Weights)
+    text: str | None = None
+    file: tuple[Modality, Path] | None = None
 
     def __post_init__(self) -> None:
-        if self.words is None and not self.like:
+        if self.words is None and self.text is None and self.file is None and not self.like:
             raise UserError("nothing is asked: give words, a file, or --like an item")
 
 
@@ -146,13 +152,19 @@ def ask(index: Reader, query: Query, encoders: Encoders) -> dict[str, Float32[np
 
 
 def _mixed(index: Reader, query: Query, card: EncoderCard, encoders: Encoders) -> Vector:
-    weights = query.weights
-    parts = [] if query.words is None else [weights.query * _said(query.words, encoders.into(index, card))]
-    for names, weight in ((query.like, weights.like), (query.unlike, -weights.unlike)):
-        if names:
-            parts.append(weight * np.mean([_example(index, n, card, encoders) for n in names], axis=0))
-    if len(parts) == 1 and not query.unlike:  # alone, whatever its weight
-        return _unit(parts[0], "nothing")
+    said = [] if query.words is None else [_said(query.words, encoders.into(index, card))]
+    said += [] if query.text is None else [encoded(encoders.into(index, card), "text", query.text)]
+    said += [] if query.file is None else [encoded(encoders.into(index, card), *query.file)]
+    like, unlike = ([_example(index, n, card, encoders) for n in names] for names in (query.like, query.unlike))
+    return rocchio(said, like, unlike, query.weights)
+
+
+def rocchio(said: Sequence[Vector], like: Sequence[Vector], unlike: Sequence[Vector], weights: Weights) -> Vector:
+    """The unit vector of a query from the means of its parts. Raises UserError where nothing is left of it."""
+    groups = ((said, weights.query), (like, weights.like), (unlike, -weights.unlike))
+    parts = [weight * np.mean(vectors, axis=0) for vectors, weight in groups if vectors]
+    if len(parts) == 1 and not unlike:  # alone, whatever its weight
+        return _unit(np.mean(said or like, axis=0), "nothing")
     return _unit(np.sum(parts, axis=0), "what it is like cancels out what it is unlike")
 
 
@@ -184,7 +196,7 @@ def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> V
             path = Path(os.fsdecode(unescape(row["root"])), os.fsdecode(unescape(row["source"])))
             if path.is_file():
                 medium = path if row["entry"] is None else ImageFile(path, row["entry"])
-                return _encoded(
+                return encoded(
                     encoders.get(card), row["modality"], medium
                 )  # its own: what is in the index is no query
     raise UserError(
@@ -194,10 +206,10 @@ def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> V
 
 def _said(words: str, encoder: Encoder | Bridge) -> Vector:
     kind = kind_of(words)
-    return _encoded(encoder, kind, words if kind == "text" else Path(words))
+    return encoded(encoder, kind, words if kind == "text" else Path(words))
 
 
-def _encoded(encoder: Encoder | Bridge, kind: Modality, medium: str | Path | ImageFile) -> Vector:
+def encoded(encoder: Encoder | Bridge, kind: Modality, medium: str | Path | ImageFile) -> Vector:
     """A text or a file; of a recording that is longer than a window its windows' vectors joined, as in an index."""
     if kind == "text":
         return encoder.encode_text([str(medium)])[0]

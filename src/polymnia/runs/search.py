@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from polymnia.data.walk import PICTURES, SOUNDS
 from polymnia.ops.search import top_k
-from polymnia.runs.encoder import Encoder, Vectors, load
+from polymnia.runs.encoder import Encoder, load
+from polymnia.runs.gallery import encode, gallery, media_of
 from polymnia.runs.own_items import own_items
-from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, Source, UserError, VideoFile
+from polymnia.types import MODALITIES, AudioFile, Captions, ImageFile, Item, Modality, UserError, VideoFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +64,10 @@ def search(
     names, items = own_items(run, encoder.recipe, "search")
     wanted = _searched(encoder, items, modality)
     items = [i for i in items if wanted in i.sources]
-    asked = torch.from_numpy(_encode(encoder, kind, [query if kind == "text" else Path(query)]))
-    owner = [n for n, item in enumerate(items) for _ in _media(item, wanted)]
+    asked = torch.from_numpy(encode(encoder, kind, [query if kind == "text" else Path(query)]))
+    owner = [n for n, item in enumerate(items) for _ in media_of(item, wanted)]
     # k items have at most k x (captions of the richest item) rows before the last of them
-    scores, at = top_k(asked, _gallery(run, encoder, items, wanted), k * max(Counter(owner).values()))
+    scores, at = top_k(asked, gallery(run, encoder, items, wanted), k * max(Counter(owner).values()))
     best: dict[int, tuple[float, int]] = {}
     for score, row in zip(scores[0].tolist(), at[0].tolist(), strict=True):
         best.setdefault(owner[row], (score, row - owner.index(owner[row])))
@@ -122,45 +117,6 @@ def _searched(encoder: Encoder, items: Sequence[Item], modality: Modality | None
     if modality is None or modality not in there:
         raise UserError(f"no test item of this run has {modality or 'anything'} to search in; there is {there}")
     return modality
-
-
-def _media(item: Item, modality: Modality) -> Sequence[object]:
-    source = item.sources[modality]
-    return source.texts if isinstance(source, Captions) else (source,)
-
-
-def _encode(encoder: Encoder, modality: Modality, media: Sequence[object]) -> Vectors:
-    encode = {"audio": encoder.encode_audio, "image": encoder.encode_image, "text": encoder.encode_text}
-    return encode[modality](media)  # type: ignore[operator]
-
-
-def _gallery(run: Path, encoder: Encoder, items: Sequence[Item], modality: Modality) -> Float[Tensor, "n d"]:
-    """Vectors of all items, a row a caption; from the run folder if they were made by this encoder for these items."""
-    said = [[i.id, _content(i.sources[modality])] for i in items]
-    digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
-    path = run / "search" / f"{modality}-{encoder.signature}.safetensors"
-    with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
-        if file.metadata() == {"items": digest}:
-            return file.get_tensor("vectors")
-    media = [source for item in items for source in _media(item, modality)]
-    vectors = torch.from_numpy(_encode(encoder, modality, media))
-    with suppress(OSError):  # a folder that cannot be written can still be searched
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"vectors": vectors}, partial, {"items": digest})
-        os.replace(partial, path)
-    return vectors
-
-
-def _content(source: Source) -> object:
-    """What changes with a medium, but not when its folder is moved."""
-    if isinstance(source, Captions):
-        return source.texts
-    place = [source.index] if isinstance(source, ImageFile) else [source.start, source.seconds]
-    with suppress(OSError):  # what is missing will be told by the decoder
-        stat = source.path.stat()
-        place += [stat.st_size, stat.st_mtime_ns]
-    return place
 
 
 def _hit(rank: int, score: float, item: Item, task: str, modality: Modality, which: int) -> Hit:

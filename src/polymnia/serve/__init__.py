@@ -1,1 +1,1 @@
-"""The search API and the web page."""
+"""An index behind an HTTP API, and the page on it: ``polymnia serve INDEX``."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from polymnia.data.disk import write_text
 from polymnia.index.adapter import CLOSED_FORM, Adapter, Chain, fit
@@ -46,38 +45,43 @@ class Fitted:
 
 
 class Upgrades:
-    """The adapters between the encoders of a run, fitted when they are asked for, each once."""
+    """The adapters between the encoders of a run, fitted when they are asked for, each once.
+
+    ``tasks``: on whose held-out anchors they are chosen (default: those that the older encoder had learned, which is
+    what an index of it holds).
+    """
 
     def __init__(self, anchors: Anchors, kinds: tuple[str, ...] = CLOSED_FORM):
         self.anchors, self.kinds = anchors, kinds
-        self._links: dict[tuple[int, int, Modality], Fitted] = {}
+        self._links: dict[tuple[int, int, Modality, tuple[int, ...]], Fitted] = {}
 
-    def between(self, old: int, new: int, modality: Modality) -> Fitted:
+    def between(self, old: int, new: int, modality: Modality, tasks: Sequence[int] = ()) -> Fitted:
         """The adapter from the encoder after ``old`` tasks to that after ``new``: refitted in one step, or the chain
         of all steps between, whichever is better on held-out anchors."""
         self.anchors.need(old, new)
-        direct = self._direct(old, new, modality)
+        on = tuple(tasks) or tuple(range(1, max(min(old, new), 1) + 1))
+        direct = self._direct(old, new, modality, on)
         steps = [k for k in sorted(self.anchors.rows) if min(old, new) <= k <= max(old, new)]
         if len(steps) < 3 or not direct.scores:
             return direct
         ordered = steps if old < new else steps[::-1]
-        links = [self._direct(a, b, modality).adapter for a, b in zip(ordered, ordered[1:], strict=False)]
+        links = [self._direct(a, b, modality, on).adapter for a, b in zip(ordered, ordered[1:], strict=False)]
         chain = Chain(tuple(a for a in links if isinstance(a, Adapter) and a.kind != "identity"))
-        held = self._held(old, new, modality)
+        held = self._held(old, new, modality, on)
         score = judge(held, modality)(chain(held[modality].old))
         scores = {**direct.scores, "chain": score}
         return Fitted(chain, score, scores) if score > direct.score else Fitted(direct.adapter, direct.score, scores)
 
-    def _direct(self, old: int, new: int, modality: Modality) -> Fitted:
-        key = (old, new, modality)
+    def _direct(self, old: int, new: int, modality: Modality, on: tuple[int, ...]) -> Fitted:
+        key = (old, new, modality, on)
         if key not in self._links:
-            self._links[key] = self._fit(*key)
+            self._links[key] = self._fit(old, new, modality, on)
         return self._links[key]
 
-    def _fit(self, old: int, new: int, modality: Modality) -> Fitted:
+    def _fit(self, old: int, new: int, modality: Modality, on: tuple[int, ...]) -> Fitted:
         learned = range(1, max(old, new) + 1)
-        x, y = self._pairs(old, new, modality, learned)
-        held = self._held(old, new, modality)
+        x, y = (self.anchors.select(k, modality, ("fit",), learned)[0] for k in (old, new))
+        held = self._held(old, new, modality, on)
         still = 0 < len(x) == len(y) and bool(torch.allclose(x, y, atol=STILL))
         if still or len(x) < LEAST or len(held.get(modality, ())) < LEAST:
             return Fitted(Adapter("identity"), 0.0, {}, still)
@@ -85,17 +89,11 @@ class Upgrades:
         adapter, scores = fit(x, y, held[modality].old, of, self.kinds)
         return Fitted(adapter, scores[adapter.kind], scores)
 
-    def _held(self, old: int, new: int, modality: Modality) -> dict[Modality, Side]:
-        """What an adapter is chosen on: held-out anchors of all tasks learned, asked as was taught."""
-        learned = range(1, max(old, new) + 1)
-        held = self.sides(old, new, ("choose",), learned)
-        partners = self.anchors.partners(modality, learned)
+    def _held(self, old: int, new: int, modality: Modality, on: Sequence[int]) -> dict[Modality, Side]:
+        """What an adapter is chosen on: held-out anchors, asked as was taught."""
+        held = self.sides(old, new, ("choose",), on)
+        partners = self.anchors.partners(modality, range(1, max(old, new) + 1))
         return {m: side for m, side in held.items() if m in partners}
-
-    def _pairs(self, old: int, new: int, modality: Modality, tasks: Sequence[int]) -> tuple[Tensor, Tensor]:
-        x, _, _ = self.anchors.select(old, modality, ("fit",), tasks)
-        y, _, _ = self.anchors.select(new, modality, ("fit",), tasks)
-        return x, y
 
     def sides(self, old: int, new: int, roles: Sequence[Role], tasks: Sequence[int]) -> dict[Modality, Side]:
         """Anchors of some roles and tasks, as both encoders embed them."""

@@ -12,6 +12,7 @@ from polymnia.runs.compatibility import Fitted, Upgrades
 from polymnia.types import Modality
 
 Action = Literal["keep", "upgrade", "re-embed"]
+RARE = 0.05  # share of an index below which a task has no say in the choice of an adapter
 MARGIN = 2.0  # points by which a costlier or untidier way has to be better
 ACTIONS: dict[str, Action] = {"kept": "keep", "upgraded": "upgrade", "self": "re-embed"}
 
@@ -93,8 +94,9 @@ def advise(  # noqa: PLR0913
     ``weights``: how much each task counts (default: all alike), such as what share of the vectors is like its items.
     """
     anchors = upgrades.anchors
-    fitted = upgrades.between(old, new, modality)
     tasks = range(1, max(old, new) + 1)  # an index holds what it holds, also of tasks that were learned later
+    present = [t for t, share in (weights or {}).items() if share >= RARE]
+    fitted = upgrades.between(old, new, modality, present)
 
     def found(role: Literal["choose", "test"], task: int) -> dict[str, dict[str, float]]:
         asked = set(queries) or anchors.partners(modality, (task,))

@@ -142,15 +142,22 @@ def test_more_hits_than_the_probes_hold_are_found_all_the_same(settled: Path):
     assert len(index.search({"first": world(1, "audio", 5)}, k=2 * EACH)[0]) == 2 * EACH
 
 
-def test_rewritten_rows_are_compared_one_by_one_until_they_are_settled(index: Index, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ann, "KINDS", ("IVF_FLAT",))
+@pytest.mark.parametrize("kind", ["IVF_SQ", "IVF_RQ"])
+def test_rewritten_rows_are_settled_anew_and_compressed_ones_give_true_cosines(
+    index: Index, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    monkeypatch.setattr(ann, "KINDS", (kind,))
     index.rewrite(
         [rows([f"r{n:04d}" for n in range(600)], world(600, "audio", 8), "second")], {"second": card("second")}
     )
     assert index.about.tuned is None and index.unsettled and index.info().unindexed == 600
     tuned = index.settle()
-    assert tuned is not None and tuned.rows == 600 and set(tuned.recalls) == {"audio>all"}
+    assert tuned is not None and (tuned.kind, tuned.rows) == (kind, 600) and set(tuned.recalls) == {"audio>all"}
     assert Index.open(index.uri).about.tuned == tuned
+    query = world(1, "audio", 12)
+    true = world(600, "audio", 8) @ query[0]
+    for hit in index.search({"second": query})[0]:
+        assert hit.cosine == pytest.approx(float(true[int(hit.id[1:])]), abs=1e-5)
 
 
 def test_where_no_kind_finds_enough_every_row_is_compared(index: Index, monkeypatch: pytest.MonkeyPatch):

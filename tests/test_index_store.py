@@ -176,6 +176,12 @@ def test_what_is_no_index_is_named(tmp_path: Path):
         Index.open(tmp_path / "theirs")
 
 
+def test_without_lancedb_it_is_said_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("polymnia.index.database.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"needs lancedb, which is not installed: pip install 'polymnia\[index\]'"):
+        Index.create(tmp_path / "index", card())
+
+
 def said(index: Index, **metadata: str | None) -> None:
     """Overwrite what an index says of itself."""
     changed = {f"polymnia.{k}": v for k, v in metadata.items()}

@@ -225,6 +225,11 @@ def test_approximate_search_is_chosen_and_shown(tmp_path: Path, monkeypatch: pyt
     assert "search: IVF_FLAT" in shown and "audio>all" in shown and "exact 9.0 ms" in shown
     told = json.loads(command("index", "info", "index", "--json").out)["tuned"]
     assert told["recall"] >= 0.9 and told["rows"] == 600 and told["kind"] == "IVF_FLAT"
+    # What a kill while it was chosen leaves behind.
+    Index.open("index").table.update_field_metadata({"path": "vector", "metadata": {"polymnia.tuned": None}})
+    assert "search: exact, until `polymnia index compact`" in " ".join(command("index", "info", "index").out.split())
+    assert command("index", "compact", "index").code == 0
+    assert json.loads(command("index", "info", "index", "--json").out)["tuned"]["kind"] == "IVF_FLAT"
 
 
 def test_adding_that_is_killed_anywhere_loses_nothing_and_goes_on(folder: Path, tmp_path: Path):

@@ -159,14 +159,19 @@ def compact(
     index: IndexPlace,
     keep_days: Annotated[float | None, typer.Option(min=0, help="forget versions that are older")] = None,
     keep_versions: Annotated[int | None, typer.Option(min=1, help="forget all but so many of the latest")] = None,
+    runs: RunsNow = None,
+    data: MovedData = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join small files, take new rows into the approximate index, forget old versions if asked to."""
+    """Join small files, make approximate search fit for all rows, forget old versions if asked to."""
+    from polymnia.cli.words import bars
     from polymnia.index.store import Index
 
     opened = Index.open(index)
     before = opened.info()
     opened.compact(keep_days, keep_versions)
+    with bars() as show:
+        _settle(opened, runs, data, lambda what: show("index", what, 0, 0))
     after = opened.info()
     if as_json:
         _print({"index": index, "bytes": [before.bytes, after.bytes], "versions": [before.versions, after.versions]})

@@ -12,31 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import sqlglot
-from sqlglot import exp, parser, tokens
-from sqlglot.dialects.dialect import Dialect
-from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
 
+from polymnia.index.grammar import MAY, exp, parse, shown
 from polymnia.index.schema import COLUMNS
 from polymnia.types import UserError
 
-LONGEST = 4000  # characters
-MOST = 1500  # tokens
-DEEPEST = 20  # parentheses and signs inside each other
 KINDS = {field.name: "text" if pa.types.is_string(field.type) else "number" for field in COLUMNS}
 WHOLE_NUMBERS = {f.name: 2 ** (f.type.bit_width - 1) for f in COLUMNS if pa.types.is_integer(f.type)}
 MARKS = {
     exp.EQ: "=", exp.NEQ: "!=", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
 }  # fmt: skip
-WORDS = ("AND", "OR", "NOT", "IN", "BETWEEN", "LIKE", "IS", "NULL")
 TESTS = {  # what each test is made of: a part that sqlglot knows and this file does not would change its meaning
     exp.In: {"this", "expressions", "negate"},
     exp.Between: {"this", "low", "high", "negate"},
     exp.Like: {"this", "expression", "negate"},
     exp.Is: {"this", "expression", "negate"},
 }
-MAY = "a filter compares columns with =, !=, <, <=, >, >=, IN, BETWEEN, LIKE, IS NULL, joined by AND, OR, NOT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +47,9 @@ class _Side:
         return self.sql if fits else f"CAST({self.sql} AS DOUBLE)"
 
 
-class _Filters(Dialect):
-    """SQL without all the words that a filter may not have: ``end`` and ``window`` are columns like others."""
-
-    class Tokenizer(tokens.Tokenizer):
-        KEYWORDS = {word: getattr(TokenType, word) for word in WORDS} | {
-            "==": TokenType.EQ, ">=": TokenType.GTE, "<=": TokenType.LTE, "<>": TokenType.NEQ, "!=": TokenType.NEQ,
-        }  # fmt: skip
-        SINGLE_TOKENS = {
-            "(": TokenType.L_PAREN, ")": TokenType.R_PAREN, "=": TokenType.EQ, "<": TokenType.LT, ">": TokenType.GT,
-            ",": TokenType.COMMA, "-": TokenType.DASH, ".": TokenType.DOT, "'": TokenType.UNKNOWN,
-            '"': TokenType.UNKNOWN, "`": TokenType.UNKNOWN, ";": TokenType.SEMICOLON,
-        }  # fmt: skip
-        IDENTIFIERS = ['"', "`"]
-        COMMENTS: list[Any] = []
-        COMMANDS: set[Any] = set()
-
-    class Parser(parser.Parser):
-        FUNCTIONS: dict[str, Any] = {}
-        FUNCTION_PARSERS: dict[str, Any] = {}
-        NO_PAREN_FUNCTION_PARSERS: dict[str, Any] = {}
-        NO_PAREN_FUNCTIONS: dict[Any, Any] = {}
-
-
 def to_sql(text: str) -> str:
     """A filter as the database is given it. Raises UserError, saying what is wrong, for all but a plain filter."""
-    tree = _parse(text)
+    tree = parse(text)
     return _truth(tree, text)
 
 
@@ -106,33 +74,6 @@ def every(*filters: str | None) -> str | None:
     return " AND ".join(given) or None
 
 
-def _parse(text: str) -> exp.Expression:
-    if not text.strip():
-        raise UserError(f"the filter is empty; {MAY}")
-    if len(text) > LONGEST:
-        raise UserError(f"the filter has {len(text)} characters; at most {LONGEST}")
-    try:
-        found = _Filters().tokenize(text)
-        _bounded(found)
-        trees = sqlglot.parse(text, read=_Filters)
-    except (SqlglotError, RecursionError) as error:
-        raise UserError(f"the filter {_shown(text)} cannot be read; {MAY}, text in 'single quotes'") from error
-    if len(trees) != 1 or trees[0] is None:
-        raise UserError(f"the filter {_shown(text)} is not one condition; {MAY}")
-    return trees[0]
-
-
-def _bounded(found: list[tokens.Token]) -> None:
-    """sqlglot calls itself for each of these: before it starts, there must not be too many."""
-    depth = deepest = signs = 0
-    for token in found:
-        depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
-        signs = signs + 1 if token.token_type in (TokenType.DASH, TokenType.NOT) else 0
-        deepest = max(deepest, depth, signs)
-    if len(found) > MOST or deepest > DEEPEST:
-        raise UserError(f"the filter is too long or too deep: at most {MOST} words and {DEEPEST} levels")
-
-
 def _truth(tree: Any, text: str) -> str:
     """What is true or false of a row."""
     if isinstance(tree, exp.Paren):
@@ -147,13 +88,13 @@ def _truth(tree: Any, text: str) -> str:
     if type(tree) in TESTS and not {k for k, v in tree.args.items() if v} - TESTS[type(tree)]:
         test = _tested(tree, text)
         return f"(NOT {test})" if tree.args.get("negate") else test
-    raise UserError(f"the filter {_shown(text)} has '{_name(tree)}' where a condition should be; {MAY}")
+    raise UserError(f"the filter {shown(text)} has '{_name(tree)}' where a condition should be; {MAY}")
 
 
 def _compared(mark: str, left: Any, right: Any, text: str) -> str:
     a, b = _side(left, text), _side(right, text)
     if a.column is None and b.column is None:
-        raise UserError(f"the filter {_shown(text)} compares no column; {_choice()}")
+        raise UserError(f"the filter {shown(text)} compares no column; {_choice()}")
     _same(a, b)
     return f"{a.beside(b)} {mark} {b.beside(a)}"
 
@@ -161,14 +102,14 @@ def _compared(mark: str, left: Any, right: Any, text: str) -> str:
 def _tested(tree: Any, text: str) -> str:
     name = _side(tree.this, text)
     if name.column is None:
-        raise UserError(f"the filter {_shown(text)} tests no column; {_choice()}")
+        raise UserError(f"the filter {shown(text)} tests no column; {_choice()}")
     if isinstance(tree, exp.Is):
         if not isinstance(tree.expression, exp.Null):
-            raise UserError(f"the filter {_shown(text)}: after IS comes NULL or NOT NULL")
+            raise UserError(f"the filter {shown(text)}: after IS comes NULL or NOT NULL")
         return f"{name.sql} IS NULL"
     if isinstance(tree, exp.In):
         if not tree.expressions:
-            raise UserError(f"the filter {_shown(text)}: IN takes values, such as topic IN ('rain', 'wind')")
+            raise UserError(f"the filter {shown(text)}: IN takes values, such as topic IN ('rain', 'wind')")
         values = [_literal(e, name, text) for e in tree.expressions]
         return f"{name.beside(*values)} IN ({', '.join(v.sql for v in values)})"
     if isinstance(tree, exp.Between):
@@ -176,7 +117,7 @@ def _tested(tree: Any, text: str) -> str:
         return f"{name.beside(low, high)} BETWEEN {low.sql} AND {high.sql}"
     pattern = _literal(tree.expression, name, text)
     if name.kind != "text":
-        raise UserError(f"the filter compares {name.kind} with text: {name.sql} LIKE {_shown(pattern.sql)}")
+        raise UserError(f"the filter compares {name.kind} with text: {name.sql} LIKE {shown(pattern.sql)}")
     # In SQL a backslash is a letter as others; the database would take it to protect what follows.
     return f"{name.sql} LIKE " + pattern.sql.replace("\\", "\\\\")
 
@@ -184,7 +125,7 @@ def _tested(tree: Any, text: str) -> str:
 def _literal(tree: Any, name: _Side, text: str) -> _Side:
     value = _side(tree, text)
     if value.column is not None:
-        raise UserError(f"the filter {_shown(text)}: {name.sql} is tested against values here, not against a column")
+        raise UserError(f"the filter {shown(text)}: {name.sql} is tested against values here, not against a column")
     _same(name, value)
     return value
 
@@ -199,17 +140,17 @@ def _side(tree: Any, text: str) -> _Side:
     sign, digits = (-1, tree.this) if isinstance(tree, exp.Neg) else (1, tree)
     if isinstance(digits, exp.Literal) and not digits.is_string:
         return _number(sign, digits.this)
-    raise UserError(f"the filter {_shown(text)} has '{_name(tree)}' where a column or a value should be; {MAY}")
+    raise UserError(f"the filter {shown(text)} has '{_name(tree)}' where a column or a value should be; {MAY}")
 
 
 def _column(tree: exp.Column, text: str) -> _Side:
     if len(tree.parts) != 1 or not isinstance(tree.this, exp.Identifier):
-        raise UserError(f"the filter {_shown(text)}: '{_name(tree)}' is no column; {_choice()}")
+        raise UserError(f"the filter {shown(text)}: '{_name(tree)}' is no column; {_choice()}")
     name = tree.name if tree.name in KINDS else tree.name.lower()
     if name not in KINDS:
         near = difflib.get_close_matches(name, KINDS, 1, 0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"the filter has {_shown(tree.name)}, which is no column; {hint}{_choice()}")
+        raise UserError(f"the filter has {shown(tree.name)}, which is no column; {hint}{_choice()}")
     return _Side(column(name), KINDS[name], column=name)
 
 
@@ -217,7 +158,7 @@ def _number(sign: int, digits: str) -> _Side:
     try:
         value = sign * (int(digits) if digits.isdecimal() else float(digits))
     except ValueError as error:
-        raise UserError(f"the filter has {_shown(digits)}, which is no number") from error
+        raise UserError(f"the filter has {shown(digits)}, which is no number") from error
     if not abs(value) < 2**63:
         raise UserError(f"the filter has the number {digits[:40]}, which is too large")
     value = int(value) if value == int(value) else value
@@ -227,7 +168,7 @@ def _number(sign: int, digits: str) -> _Side:
 def _same(a: _Side, b: _Side) -> None:
     if a.kind != b.kind:
         raise UserError(
-            f"the filter compares {a.kind} with {b.kind}: {_shown(a.sql)} and {_shown(b.sql)}; text is in "
+            f"the filter compares {a.kind} with {b.kind}: {shown(a.sql)} and {shown(b.sql)}; text is in "
             "'single quotes'"
         )
 
@@ -239,13 +180,7 @@ def _bare(tree: Any) -> Any:
 
 
 def _name(tree: Any) -> str:
-    return _shown(tree.sql() if isinstance(tree, exp.Expression) else str(tree))[1:-1]
-
-
-def _shown(text: str) -> str:
-    """A piece of a filter for one line of an error."""
-    line = "".join(c if c.isprintable() else "?" for c in text)
-    return f"'{line}'" if len(line) <= 60 else f"'{line[:57]}...'"
+    return shown(tree.sql() if isinstance(tree, exp.Expression) else str(tree))[1:-1]
 
 
 def _choice() -> str:

@@ -78,6 +78,8 @@ def show_versions(versions: Sequence[Version], console: Console) -> None:
 
 def _how(info: Info) -> str:
     tuned, settings = info.tuned, info.settings
+    if tuned is None and max((sum(s.rows.values()) for s in info.spaces), default=0) > settings.exact_below:
+        return "search: exact, until `polymnia index compact` or `add` builds an approximate index"
     if tuned is None:
         return f"search: exact (approximate from {settings.exact_below:,} rows of an encoder on)"
     if tuned.kind == "exact":

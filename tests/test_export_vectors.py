@@ -155,6 +155,12 @@ def test_a_name_alone_that_changed_is_found_too(folder: Path, tmp_path: Path, mo
         export_vectors(folder, tmp_path / "out.npy")
 
 
+def test_a_header_that_was_not_written_is_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks.Npy, "end", lambda self: None)
+    with pytest.raises(UserError, match=r"out\.npy says that it holds \(0, 16\) of float32"):
+        export_vectors(folder, tmp_path / "out.npy")
+
+
 def test_what_is_there_is_not_touched_and_what_is_no_source_or_format_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.ids.jsonl").write_text("mine")
     with pytest.raises(UserError, match=r"out\.ids\.jsonl is there already"):

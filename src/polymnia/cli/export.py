@@ -90,6 +90,25 @@ def export_peft(run: RunFolder, out: NewFolder, task: AfterTask = None, data: Mo
         typer.echo(folder)
 
 
+@app.command("vectors")
+def export_vectors(
+    source: Annotated[str, typer.Argument(help="a folder that `polymnia embed` wrote, or an index")],
+    out: Annotated[Path, typer.Argument(help="a new file that ends in .npy, .parquet or .faiss")],
+    encoder: Annotated[
+        str, typer.Option(help="the signature of the encoder, where an index has rows of several")
+    ] = "",
+    modality: Annotated[Literal["audio", "image", "text"] | None, typer.Option(help="rows of this one alone")] = None,
+    whole: Annotated[bool, typer.Option(help="without the rows of windows")] = False,
+    where: Annotated[str | None, typer.Option(help="a filter, as `polymnia search` takes it; of an index")] = None,
+) -> None:
+    """Write vectors as a file that other tools open, with which row is what beside them."""
+    from polymnia.export.vectors import Wanted
+    from polymnia.export.vectors import export_vectors as export
+
+    for line in export(source, out, Wanted(encoder, modality, whole, where)):
+        typer.echo(line)
+
+
 @app.command("check")
 def export_check(
     module: Annotated[str, typer.Argument(help="the name of an importable module, or the folder of an export")],

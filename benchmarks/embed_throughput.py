@@ -11,6 +11,7 @@ it, wall-clock time counts decoding too; so the processor time of the thread tha
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
@@ -89,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--folder", default="esc10", help="of the data: what is embedded")
+    parser.add_argument("--times", type=int, default=3, help="copies of the folder")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--workers", type=int, default=How().workers)
     args = parser.parse_args()
@@ -96,7 +98,9 @@ def main() -> None:
         out = Path(place)
         run = make_run(args.data.resolve(), out)
         encoder = polymnia.load(run)
-        how, source = How(workers=args.workers, max_broken=0.0), args.data.resolve() / args.folder
+        how, source = How(workers=args.workers, max_broken=0.0), out / "source"
+        for number in range(args.times):
+            shutil.copytree(args.data.resolve() / args.folder, source / str(number))
         recorder = Recorder(encoder)
         embedded(encoder, run, source, out / "first", how)
         recorder.stop()

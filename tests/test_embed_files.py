@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +21,14 @@ from videos import film
 
 import polymnia as pm
 from polymnia.cli.rates import Rate
+from polymnia.data.ahead import make_ahead, stream_ahead
 from polymnia.data.media import MediaError, decode_audio
 from polymnia.data.texts import TextFile, read_text, text_windows
 from polymnia.data.windows import read_whole, read_windows, window_starts
 from polymnia.index.schema import WHOLE
 from polymnia.runs.embedding.ask import Ask, make_plan
 from polymnia.runs.embedding.batches import Batches
-from polymnia.runs.embedding.decode import Piece, Reader, ahead
+from polymnia.runs.embedding.decode import Piece, Reader
 from polymnia.runs.embedding.job import Failures, Job
 from polymnia.runs.embedding.plans import folder_plan, items_plan
 from polymnia.runs.embedding.rows import Made, table
@@ -282,7 +283,46 @@ def test_a_video_without_the_package_that_reads_it_is_broken_and_ends_nothing(tm
     assert "pip install 'polymnia[video]'" in reader()(Job("a", "image", VideoFile(path), perhaps=True)).problem
 
 
-def test_what_is_made_ahead_comes_in_order_bounded_and_with_its_error():
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert true()
+
+
+def test_jobs_are_done_ahead_while_nobody_asks_in_order_and_bounded():
+    begun: list[int] = []
+
+    def make(n: int) -> int:
+        begun.append(n)
+        time.sleep(0.002 * (n % 3))  # so that later ones are ready earlier
+        return n
+
+    found = make_ahead(make, range(40), 3, lambda n: 10, room=60)
+    assert next(found) == 0
+    wait_until(lambda: len(begun) >= 7)
+    time.sleep(0.05)
+    assert 7 <= len(begun) <= 1 + 6 + 2  # six wait, and each of the other workers may have had one in hand
+    assert list(found) == list(range(1, 40))
+    before = threading.active_count()
+    left = make_ahead(make, range(9), 2, lambda n: 10, room=10)
+    assert next(left) == 0
+    left.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before and list(make_ahead(make, [], 2, lambda n: 1)) == []
+
+
+def test_an_error_of_a_job_is_raised_in_its_turn():
+    found = make_ahead(lambda n: 6 // (3 - n), range(5), 4, lambda n: 1)
+    assert [next(found) for _ in range(3)] == [2, 3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+def test_what_is_larger_than_the_room_still_comes():
+    assert list(make_ahead(lambda n: n, range(6), 3, lambda n: 1000, room=1)) == list(range(6))
+
+
+def test_what_is_streamed_ahead_comes_in_order_bounded_and_with_its_error():
     made: list[int] = []
 
     def numbers() -> Iterator[int]:
@@ -291,17 +331,15 @@ def test_what_is_made_ahead_comes_in_order_bounded_and_with_its_error():
             yield n
         raise ValueError("broken off")
 
-    found = ahead(numbers, 2)
+    found = stream_ahead(numbers, 2)
     assert next(found) == 0
-    deadline = time.monotonic() + 20
-    while len(made) < 4 and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: len(made) >= 4)
     assert made == [0, 1, 2, 3]  # one is taken, two wait, one is in hand
     rest = []
     with pytest.raises(ValueError, match="broken off"):
         rest.extend(found)
     before = threading.active_count()
-    left = ahead(lambda: itertools.count(), 1)
+    left = stream_ahead(lambda: itertools.count(), 1)
     assert next(left) == 0
     left.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

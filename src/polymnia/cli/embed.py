@@ -46,7 +46,9 @@ def embed(  # noqa: PLR0913 (each is a word of the command)
     ] = "none",
     links: Annotated[bool, typer.Option("--links", help="of a folder: follow links")] = False,
     max_broken: Annotated[float, typer.Option(min=0, max=1, help="share of items that may fail")] = 0.1,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="threads that decode (default: cores)")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="threads that decode (default: cores - 1)")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="media encoded together, at most")] = 32,
     prune: Annotated[bool, typer.Option("--prune", help="remove vectors of what is gone, even most of them")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

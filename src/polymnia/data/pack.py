@@ -32,7 +32,6 @@ SIZE, MANY = 2048, 256  # sources in a pack, about; of one home, to be kept apar
 WORKERS = max(2, CORES)
 
 Progress = Callable[[int, int], None]
-J = TypeVar("J")
 T = TypeVar("T")
 
 
@@ -192,7 +191,7 @@ def _build(
     return entries
 
 
-def in_order(make: Callable[[J], T], jobs: Iterable[J], workers: int) -> Iterator[T]:
+def in_order(make: Callable[[int], T], jobs: Iterable[int], workers: int) -> Iterator[T]:
     """Results in the order of the jobs, a few ahead of the reader and never more: memory stays bounded."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque = deque()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from polymnia.data.container import find_stream, open_container
 from polymnia.data.faults import MediaError
@@ -18,9 +16,6 @@ from polymnia.runs.embedding.job import Job
 from polymnia.runs.embedding.windows import Windows
 from polymnia.runs.intake import padded
 from polymnia.types import AudioFile, AudioSpec, Captions, ImageSpec, Modality, Spec, UserError, VideoFile
-
-AHEAD = 2  # windows of a long recording that wait for the tower
-T = TypeVar("T")
 
 
 class Piece(NamedTuple):
@@ -49,6 +44,11 @@ class Read:
     duration: float | None = None
     problem: str = ""
     lacks: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Of the media that are in memory."""
+        return sum(getattr(piece.medium, "nbytes", 0) or len(str(piece.medium)) for piece in self.pieces)
 
 
 class Reader:
@@ -154,44 +154,3 @@ def _has(job: Job) -> bool:
     if not any(kinds.values()):
         raise MediaError(job.source.path, "holds neither pictures nor sound that can be decoded")
     return kinds["audio" if job.modality == "audio" else "video"]
-
-
-def ahead(make: Callable[[], Iterator[T]], size: int = AHEAD) -> Iterator[T]:
-    """What ``make()`` gives, made in a thread of its own, at most ``size`` before they are asked for."""
-    made: queue.Queue[tuple[bool, Any]] = queue.Queue(size)
-    left = threading.Event()
-
-    def run() -> None:
-        try:
-            for value in make():
-                if not _put(made, (True, value), left):
-                    return
-            _put(made, (False, None), left)
-        except BaseException as error:  # told where it is asked for
-            _put(made, (False, error), left)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, value = made.get()
-            if more:
-                yield value
-            elif value is None:
-                return
-            else:
-                raise value
-    finally:
-        left.set()
-        thread.join()
-
-
-def _put(made: queue.Queue[tuple[bool, Any]], value: tuple[bool, Any], left: threading.Event) -> bool:
-    """Whether it could be put before the reader left."""
-    while not left.is_set():
-        try:
-            made.put(value, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False

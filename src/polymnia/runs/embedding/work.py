@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from polymnia.data.ahead import make_ahead, stream_ahead
 from polymnia.data.disk import CORES
 from polymnia.data.faults import MediaError
-from polymnia.data.pack import in_order
 from polymnia.data.texts import TextFile, text_windows
 from polymnia.data.windows import MOST
 from polymnia.index.schema import EncoderCard
 from polymnia.index.vectors import write_part
 from polymnia.runs.embedding.batches import BATCH, Batches
-from polymnia.runs.embedding.decode import Piece, Read, Reader, ahead
+from polymnia.runs.embedding.decode import Piece, Read, Reader
 from polymnia.runs.embedding.folder import next_part
 from polymnia.runs.embedding.job import Failures, Job
 from polymnia.runs.embedding.plans import shown
@@ -41,7 +41,7 @@ class How:
     window: float | None = None
     hop: float | None = None
     max_broken: float = 0.1
-    workers: int = max(2, CORES)
+    workers: int = max(1, CORES - 1)  # a core is left for the tower
     batch: int = BATCH
     part: int = PART
     prune: bool = False
@@ -62,7 +62,8 @@ class Worker:
         """Embed them all; so many were there ``before``."""
         self.looked, self.total = before, before + len(jobs)
         self.tell()
-        for read in in_order(Reader(self.encoder.model.specs, self.windows), jobs, self.how.workers):
+        reader = Reader(self.encoder.model.specs, self.windows)
+        for read in make_ahead(reader, jobs, self.how.workers, lambda r: r.nbytes):
             try:
                 self.take(read)
             except MediaError as error:
@@ -91,7 +92,7 @@ class Worker:
     def pieces(self, read: Read, made: Made) -> Iterator[Piece]:
         """What is embedded of a job, piece by piece."""
         if read.stream is not None:
-            return ahead(read.stream)
+            return stream_ahead(read.stream)
         if not isinstance(read.job.source, TextFile):
             return iter(read.pieces)
         text, tower = read.pieces[0].medium, self.encoder.model.tower("text")

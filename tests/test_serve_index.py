@@ -201,6 +201,19 @@ def test_what_is_added_is_found_as_embed_would_have_made_it(http: TestClient, in
     assert [p.suffix for p in (index / "media").iterdir()] == [".wav"]
 
 
+def test_a_long_sound_that_is_added_is_found_at_its_window(index: Path, run: Path, tmp_path: Path):
+    service = IndexService(Index.open(index), run, adding=Adding(str(index)))
+    app = make_app(service, settings(allow_add=True, limits={"seconds": 60, "upload": 1_000_000}))
+    long = tone(
+        tmp_path / "long.wav", 500, 40, rate=8000
+    ).read_bytes()  # windows of 30 s, 15 s apart: the last to the end
+    added = client(app).post("/api/add", files={"file": ("long.wav", long)})
+    rows = Index.open(index).get(ids=[added.json()["id"]]).to_pylist()
+    assert sorted((r["window"], r["start"], r["end"]) for r in rows) == [(WHOLE, 0, 40), (0, 0, 30), (1, 10, 40)]
+    first, *_ = client(app).post("/api/search", files={"file": ("long.wav", long)}).json()["hits"]
+    assert first["item"]["id"] == added.json()["id"] and first["score"] == pytest.approx(1.0, abs=1e-5)
+
+
 def test_there_is_an_end_to_what_is_added(index: Path, tmp_path: Path):
     service = IndexService(Index.open(index), adding=Adding(str(index), room=20_000))
     http = client(make_app(service, settings(allow_add=True)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -18,6 +21,7 @@ from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Medium, S
 from polymnia.serve.settings import Limits, Settings
 from polymnia.types import Modality, UserError
 
+PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = "a-token-for-tests-only"
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
@@ -108,3 +112,29 @@ def served(root: Path, **changes: object) -> tuple[MadeUp, TestClient]:
     """A service and a client of a server before it."""
     service = made_up(root)
     return service, client(create_app(service, settings(**changes), (root,)))
+
+
+def error(answer: Any, status: int) -> str:
+    """The sentence of an answer that has this status and nothing else in it."""
+    assert answer.status_code == status, answer.text
+    said = answer.json()
+    assert list(said) == ["error"] and said["error"].endswith((".", "!", "?")) and "\n" not in said["error"]
+    return said["error"]
+
+
+def wave(seconds: float = 1.0, rate: int = 8000, hertz: float = 300) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, 0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate), rate, format="WAV")
+    return out.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+
+def png_bomb(side: int) -> bytes:
+    """A PNG of side x side black pixels: a thousandth of its size once it is unpacked."""
+    head = side.to_bytes(4) + side.to_bytes(4) + bytes([1, 0, 0, 0, 0])
+    return (
+        PNG + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side))) + chunk(b"IEND", b"")
+    )

@@ -19,6 +19,10 @@ from starlette.testclient import TestClient
 import polymnia as pm
 from polymnia.index.schema import WHOLE
 from polymnia.index.store import Index
+from polymnia.index.vectors import read_vectors
+from polymnia.runs.embedding.ask import Ask
+from polymnia.runs.embedding.embed import embed
+from polymnia.runs.embedding.work import How
 from polymnia.runs.lookup import Weights, rocchio
 from polymnia.runs.search import search
 from polymnia.serve import indexed, moments
@@ -38,8 +42,14 @@ def index(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def http(index: Path) -> TestClient:
-    service = IndexService(Index.open(index), adding=Adding(str(index)))
+def run(tmp_path: Path) -> Path:
+    """A copy that may be written into: the vectors of its test items are kept in it."""
+    return shutil.copytree(small_run(), tmp_path / "run")
+
+
+@pytest.fixture
+def http(index: Path, run: Path) -> TestClient:
+    service = IndexService(Index.open(index), run, adding=Adding(str(index)))
     return client(make_app(service, settings(allow_add=True)))
 
 
@@ -121,8 +131,8 @@ def test_a_client_cannot_name_files_of_the_server(http: TestClient, index: Path)
 
 
 @pytest.mark.parametrize(("after", "modality"), [(0, "audio"), (1, "image"), (2, "text")])
-def test_another_moment_is_what_a_search_of_the_run_finds(http: TestClient, after: int, modality: str):
-    wanted = [(h.id, h.score) for h in search(small_run(), QUERY, modality, 5, after)]  # type: ignore[arg-type]
+def test_another_moment_is_what_a_search_of_the_run_finds(http: TestClient, run: Path, after: int, modality: str):
+    wanted = [(h.id, h.score) for h in search(run, QUERY, modality, 5, after)]  # type: ignore[arg-type]
     asked = {"text": QUERY, "modalities": [modality], "k": 5, "after": after}
     answer = http.post("/api/search", json=asked)
     assert near(hits(answer), wanted) and answer.json()["gallery"] == "run"
@@ -191,6 +201,19 @@ def test_what_is_added_is_found_as_embed_would_have_made_it(http: TestClient, in
     assert [p.suffix for p in (index / "media").iterdir()] == [".wav"]
 
 
+def test_a_long_sound_that_is_added_is_found_at_its_window(index: Path, run: Path, tmp_path: Path):
+    service = IndexService(Index.open(index), run, adding=Adding(str(index)))
+    app = make_app(service, settings(allow_add=True, limits={"seconds": 60, "upload": 1_000_000}))
+    long = tone(
+        tmp_path / "long.wav", 500, 40, rate=8000
+    ).read_bytes()  # windows of 30 s, 15 s apart: the last to the end
+    added = client(app).post("/api/add", files={"file": ("long.wav", long)})
+    rows = Index.open(index).get(ids=[added.json()["id"]]).to_pylist()
+    assert sorted((r["window"], r["start"], r["end"]) for r in rows) == [(WHOLE, 0, 40), (0, 0, 30), (1, 10, 40)]
+    first, *_ = client(app).post("/api/search", files={"file": ("long.wav", long)}).json()["hits"]
+    assert first["item"]["id"] == added.json()["id"] and first["score"] == pytest.approx(1.0, abs=1e-5)
+
+
 def test_there_is_an_end_to_what_is_added(index: Path, tmp_path: Path):
     service = IndexService(Index.open(index), adding=Adding(str(index), room=20_000))
     http = client(make_app(service, settings(allow_add=True)))
@@ -213,8 +236,22 @@ def test_what_others_put_in_is_seen(http: TestClient, index: Path, monkeypatch: 
     assert http.get(f"/api/item/{quote(gone, safe='')}").status_code == 404
 
 
-def test_a_run_that_moved_is_asked_for_and_then_found(tmp_path: Path, index: Path):
-    run = shutil.copytree(small_run(), tmp_path / "run")
+def test_an_index_of_two_encoders_is_asked_with_both_and_takes_no_more(index: Path, tmp_path: Path):
+    embed(small_run(), tmp_path / "earlier", Ask(only=("image",)), How(task=1))
+    earlier, opened = read_vectors(tmp_path / "earlier"), Index.open(index)
+    opened.add_encoder(earlier.card)
+    opened.add(earlier, earlier.card)  # in the place of the pictures of the later one
+    http = client(make_app(IndexService(opened, adding=Adding(str(index))), settings(allow_add=True)))
+    assert http.get("/api/info").json()["spaces"] == [{"task": 1, "name": "seas"}, {"task": 2, "name": "tunes"}]
+    found = http.post("/api/search", json={"text": QUERY, "modalities": ["image"], "k": 8}).json()["hits"]
+    query = pm.load(small_run(), 1).encode_text(QUERY)[0]
+    assert near([(h["item"]["id"], h["cosine"]) for h in found], by_hand(index, query, "image"))
+    assert [h["score"] for h in found] != [h["cosine"] for h in found]
+    refused = http.post("/api/add", files={"file": ("a.wav", tone(tmp_path / "a.wav", 300).read_bytes())})
+    assert refused.status_code == 422 and "several encoders" in refused.json()["error"]
+
+
+def test_a_run_that_moved_is_asked_for_and_then_found(tmp_path: Path, index: Path, run: Path):
     opened = Index.open(index)
     (card,) = opened.cards.values()
     away = type(card)(**{**{f: getattr(card, f) for f in card.__slots__}, "run": str(tmp_path / "gone")})
@@ -224,8 +261,7 @@ def test_a_run_that_moved_is_asked_for_and_then_found(tmp_path: Path, index: Pat
     assert IndexService(opened, run).info().name == "tunes"
 
 
-def test_another_run_than_the_one_that_made_the_index_is_refused(tmp_path: Path, index: Path):
-    run = shutil.copytree(small_run(), tmp_path / "run")
+def test_another_run_than_the_one_that_made_the_index_is_refused(index: Path, run: Path):
     shutil.copy(run / "encoders" / "after-1.safetensors", run / "encoders" / "after-2.safetensors")
     with pytest.raises(
         UserError, match="after task 2 is the encoder .*; the index needs .*: give the run that made its vectors"
@@ -233,8 +269,7 @@ def test_another_run_than_the_one_that_made_the_index_is_refused(tmp_path: Path,
         IndexService(Index.open(index), run)
 
 
-def test_without_the_runs_data_the_index_alone_is_searched(tmp_path: Path, index: Path):
-    run = shutil.copytree(small_run(), tmp_path / "run")
+def test_without_the_runs_data_the_index_alone_is_searched(index: Path, run: Path):
     raw = yaml.safe_load((run / "recipe.yaml").read_text())
     (run / "recipe.yaml").write_text(yaml.safe_dump({**raw, "data": "gone"}))
     service = IndexService(Index.open(index), run)
@@ -247,8 +282,9 @@ def test_without_the_runs_data_the_index_alone_is_searched(tmp_path: Path, index
     )
 
 
-def test_a_run_that_disappears_while_it_is_served_breaks_nothing_and_tells_nothing(tmp_path: Path, index: Path):
-    run = shutil.copytree(small_run(), tmp_path / "run")
+def test_a_run_that_disappears_while_it_is_served_breaks_nothing_and_tells_nothing(
+    tmp_path: Path, index: Path, run: Path
+):
     http = client(make_app(IndexService(Index.open(index), run), settings()))
     shutil.rmtree(run)
     assert len(hits(http.post("/api/search", json={"text": QUERY, "modalities": ["audio"]}))) == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 from live_server import chromium
 from serve_world import TOKEN
 from small_index import small_index
-from small_run import small_root
+from small_run import small_root, small_run
 
 QUERY = "a slow low drum that fades away"
 SRC = Path(__file__).parents[2] / "src"
@@ -43,6 +44,12 @@ def process(index: Path, *words: str, **environment: str) -> Iterator[tuple[subp
     finally:
         started.kill()
         started.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that may be written into."""
+    return shutil.copytree(small_run(), tmp_path_factory.mktemp("run") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +115,9 @@ def sent_before_hung_up_on(address: str, length: str) -> int:
     return sent
 
 
-def test_in_a_browser_a_real_index_is_searched_played_and_gone_back_in(index: Path):
+def test_in_a_browser_a_real_index_is_searched_played_and_gone_back_in(index: Path, run: Path):
     pytest.importorskip("gradio")
-    with chromium() as browser, process(index, POLYMNIA_TOKEN=TOKEN) as (started, address):
+    with chromium() as browser, process(index, "--run", str(run), POLYMNIA_TOKEN=TOKEN) as (started, address):
         view = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
         view.set_default_timeout(20_000)
         view.goto(address)

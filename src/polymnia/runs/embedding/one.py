@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from polymnia.data.ahead import stream_ahead
 from polymnia.data.faults import MediaError
 from polymnia.runs.embedding.batches import Batches
-from polymnia.runs.embedding.decode import Reader, ahead
+from polymnia.runs.embedding.decode import Reader
 from polymnia.runs.embedding.job import Job
 from polymnia.runs.embedding.rows import Made, table
 from polymnia.runs.embedding.windows import Windows, make_windows
@@ -23,7 +24,7 @@ def embed_one(encoder: Encoder, job: Job, windows: Windows | None = None) -> pa.
     if read.problem or read.lacks:
         raise MediaError(place, read.problem or f"holds no {job.modality}")
     made, batches = Made(job, read.duration), Batches(encoder)
-    for piece in iter(read.pieces) if read.stream is None else ahead(read.stream):
+    for piece in iter(read.pieces) if read.stream is None else stream_ahead(read.stream):
         batches.add(job.modality, piece.medium, partial(made.put, made.expect(piece)))
     batches.flush()
     if not made.finite:

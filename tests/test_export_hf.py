@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from small_run import small_recipe, small_root, small_run
 
 import polymnia as pm
-from polymnia.export import hf, licences, pretrained
+from polymnia.export import hf, licences, preprocessing, pretrained
 from polymnia.export.hf import export_hf
 from polymnia.recipe import validate
+from polymnia.runs.intake import pixels
 from polymnia.types import UserError
 
 WAVE = np.float32(np.random.default_rng(3).uniform(-0.5, 0.5, 11000))
@@ -111,6 +112,16 @@ def test_the_card_has_the_matrix_the_counts_and_claims_no_licence_that_nobody_wr
     assert '"use": "lwf"' in card and "synthetic" in card
 
 
+def test_the_first_code_of_the_card_loads_the_folder(out: Path) -> None:
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    first, calls = code.replace("path/to/this/folder", str(out)).split("encoder.encode_audio", 1)
+    assert first.splitlines()[0].startswith("from polymnia.export.pretrained import load  ")
+    names: dict[str, Any] = {}
+    exec(first, names)
+    assert names["encoder"].signature == pm.load(small_run()).signature
+    assert "encoder.encode_image" in calls and "encoder.encode_text" in calls
+
+
 def test_licences_are_those_that_the_readers_state_of_joined_sets_too_and_a_watched_set_trained_nothing() -> None:
     joined = {"use": "join", "root": ".", "left": {"use": "fsdd", "root": "a"}, "right": {"use": "mnist", "root": "b"}}
     raw = small_recipe(small_root())
@@ -151,6 +162,31 @@ def test_the_code_of_the_card_gives_the_runs_vectors_of_texts(kind: str, tmp_pat
         exec(code, names)
     wanted = pm.load(run).encode_text(["rain on a roof"])
     assert np.abs(names["vectors"].numpy() - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["clap", "ast"])
+def test_transformers_own_front_ends_read_their_settings_and_give_what_the_towers_see(
+    kind: str, tmp_path: Path
+) -> None:
+    from transformers import AutoFeatureExtractor
+
+    tower: Any = pm.load(transformers_run(kind)).model.tower("audio")
+    preprocessing.write(tower, tmp_path)
+    wave = WAVE[: tower.window // 2]
+    found = AutoFeatureExtractor.from_pretrained(tmp_path)(wave, sampling_rate=tower.spec.sample_rate)
+    seen = np.asarray(found["input_features" if kind == "clap" else "input_values"])
+    assert np.abs(seen - tower.picture(torch.from_numpy(wave)[None]).numpy()).max() < 1e-4
+
+
+def test_transformers_own_processor_of_pictures_does_too(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    tower: Any = pm.load(transformers_run("clip")).model.tower("image")
+    preprocessing.write(tower, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model"}')
+    found = AutoImageProcessor.from_pretrained(tmp_path)(PICTURE, return_tensors="np")["pixel_values"][0]
+    ours = torch.from_numpy(pixels(PICTURE, tower.spec))
+    assert np.abs(found - ((ours / 255 - tower.mean) / tower.std).numpy()).max() < 1e-5
 
 
 def test_a_prompted_tower_is_no_automodel_and_the_card_says_so(tmp_path: Path) -> None:

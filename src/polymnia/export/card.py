@@ -32,7 +32,6 @@ pipeline_tag: feature-extraction
 """
 USE = """\
 ```python
-from polymnia.export.licences import UNKNOWN
 from polymnia.export.pretrained import load    # pip install polymnia
 
 encoder = load("path/to/this/folder")

@@ -86,7 +86,8 @@ def export_sentence(
 def write(encoder: Encoder, run: Path, folder: Path, layout: Layout) -> None:
     """All files of a layout."""
     if layout == "plain":
-        _plain(encoder).save(str(folder), create_model_card=False)
+        with quiet():
+            _plain(encoder).save(str(folder), create_model_card=False)
     else:
         inside = folder / MEDIA
         inside.mkdir()

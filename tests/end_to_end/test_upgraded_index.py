@@ -83,6 +83,7 @@ def test_an_index_is_made_upgraded_and_searched_by_the_commands(index: Path):
     dry = command("index", "upgrade", index, small_run(), "--dry-run")
     assert dry.code == 0
     assert "mean of R@1, R@5 and R@10" in dry.out and "audio>audio" in dry.out and "rows mapped" not in dry.out
+    assert "embedding all media again would take about" in " ".join(dry.out.split())
     done = command("index", "upgrade", index, small_run(), "--mode", "lazy", "--items", 2)
     assert done.code == 0 and "2 items embedded again" in " ".join(done.out.split())
     assert command("search", index, "a calm sea", "-k", 3, "--json").code == 0

@@ -12,6 +12,7 @@ from polymnia.cli.words import AfterTask, AsJson, IndexPlace, MovedData, RunFold
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from polymnia.runs.upgrading.advice import Advice
     from polymnia.runs.upgrading.upgrade import Upgraded
 
 Ways = Literal["auto", "vectors", "queries", "lazy"]
@@ -84,12 +85,14 @@ def plain(done: Upgraded) -> dict[str, Any]:
             "held_out": a.chosen,
             "test": a.measured,
             "weights": dict(a.weights),
+            "won_back": _won_back(a),
             "lines": [asdict(line) for line in a.lines],
         }
         for a in done.advices
     ]
     again = None if done.again is None else asdict(done.again)
     said = {"encoder": asdict(done.card), "mapped": done.mapped, "left": done.left, "seconds": done.seconds}
+    said["seconds_to_embed_all"] = done.all_again
     return {**said, "embedded_again": again, "queries_mapped_for": list(done.bridged), "measures": found}
 
 
@@ -115,8 +118,19 @@ def show(done: Upgraded, dry: bool, console: Console) -> None:
         console.print(
             f"{a.modality}, from task {a.old} to {a.new}: [bold]{a.action}[/bold] ({a.fitted.kind}); {a.why}"
         )
+        if (share := _won_back(a)) is not None:
+            console.print(f"  of what stale vectors lose on test items, mapping wins back {100 * share:.0f} %")
+    if done.all_again is not None:
+        console.print(f"embedding all media again would take about {done.all_again:,.0f} s (estimated from a few)")
     if not dry and (done.advices or done.again):
         console.print(_summary(done))
+
+
+def _won_back(advice: Advice) -> float | None:
+    from polymnia.index.compatibility import won_back
+
+    share = won_back(advice.measured) if advice.measured else float("nan")
+    return share if share == share else None
 
 
 def _summary(done: Upgraded) -> str:

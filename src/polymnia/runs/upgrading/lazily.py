@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,16 @@ from polymnia.data.container import is_container
 from polymnia.data.faults import MediaError
 from polymnia.data.names import unescape
 from polymnia.index import popularity
+from polymnia.index.rows import sample
 from polymnia.index.schema import WHOLE, EncoderCard, schema
 from polymnia.index.store import Index
+from polymnia.index.where import to_sql
 from polymnia.runs.embedding.plans import SHOWN
 from polymnia.runs.embedding.windows import pooled
 from polymnia.runs.encoder import Encoder
 from polymnia.types import AudioFile, ImageFile, VideoFile
 
+SAMPLE = 9  # media that say how long all would take
 COMMIT = 32  # items embedded between two commits
 
 
@@ -73,6 +78,20 @@ def embed_again(index: Index, encoder: Encoder, card: EncoderCard, budget: Budge
     done.left += len(done.failed)
     done.took = time.perf_counter() - began
     return done
+
+
+def seconds_again(index: Index, encoder: Encoder) -> float | None:
+    """How long embedding all media of the index again would take, from a few of them; None where none can be read."""
+    where = f"modality != 'text' AND window = {WHOLE}"
+    total = index.count(where)
+    keys = sample(index.table, to_sql(where), SAMPLE)["key"].to_pylist()
+    took = []
+    for row in index.get(keys=keys).to_pylist() if keys else []:
+        began = time.perf_counter()
+        with suppress(MediaError):
+            _vector(row, encoder)
+            took.append(time.perf_counter() - began)
+    return total * median(took) if took else None
 
 
 def ranked(index: Index, card: EncoderCard) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from polymnia.runs.embedding.card import card_of
 from polymnia.runs.encoder import load
 from polymnia.runs.upgrading.advice import MARGIN, Advice, advise
 from polymnia.runs.upgrading.apply import kinds, upgrade_rows
-from polymnia.runs.upgrading.lazily import Again, Budget, embed_again
+from polymnia.runs.upgrading.lazily import Again, Budget, embed_again, seconds_again
 from polymnia.types import Modality, UserError
 
 Mode = Literal["auto", "vectors", "queries", "lazy"]
@@ -51,13 +51,17 @@ class How:
 
 @dataclass
 class Upgraded:
-    """What was found and done. ``advices`` one for each encoder and modality that was not the new one's."""
+    """What was found and done. ``advices`` one for each encoder and modality that was not the new one's.
+
+    ``seconds`` of mapping; ``all_again``: what embedding everything would take, estimated from a few media.
+    """
 
     card: EncoderCard
     advices: list[Advice]
     mapped: int = 0
     left: int = 0
     seconds: float = 0.0
+    all_again: float | None = None
     again: Again | None = None
     bridged: tuple[str, ...] = ()
 
@@ -91,6 +95,7 @@ def upgrade(
             if s in old
         }
         done.advices = list(found.values())
+        done.all_again = seconds_again(index, encoder)
         if not how.dry:
             _carry_out(index, card, found, how, done)
     if how.mode == "lazy" and not how.dry:

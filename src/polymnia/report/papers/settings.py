@@ -16,6 +16,7 @@ from polymnia.types import UserError
 
 # Keys of a resolved recipe that do not tell two settings apart: the seed, and where and with what a run is done.
 APART = {"seed", "title", "data", "out", "cache", "device", "workers", "threads", "checkpoint_every", "jobs"}
+APART |= {"anchors"}
 # Keys in which a method may differ from what it is compared with, seed by seed.
 OWN = {"name", "variant", "method", "heads", "objective", "watch", "eval", "examples"}
 SHOWN = 3  # keys that a label names

@@ -74,7 +74,7 @@ def test_a_package_that_is_missing_or_too_old_is_told_with_the_way_out(monkeypat
     assert found["numpy"].ok  # 10 is more than 2, though "10" sorts before it
     assert (found["rich"].ok, found["rich"].value) == (False, "not installed: pip install 'rich>=13'")
     assert (found["pytest"].ok, found["pytest"].needed) == (False, False)
-    assert (found["ruff"].ok, found["ruff"].area) == (None, "extra dev", "extra index", "extra serve", "extra onnx")
+    assert (found["ruff"].ok, found["ruff"].area) == (None, "extra dev")
 
 
 @pytest.mark.parametrize(

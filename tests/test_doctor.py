@@ -48,7 +48,7 @@ def test_this_machine_is_healthy_and_its_parts_are_named(bare: Diagnosis):
     found = {f"{f.area}/{f.name}": f for f in bare.findings}
     assert found["packages/torch"].value == torch.__version__ and found["machine/python"].value.startswith("3.")
     assert found["optional/decode flac"].ok and found["optional/decode ogg"].ok
-    extras = {f"extra {name}" for name in ("dev", "mteb", "video")}  # as in pyproject.toml
+    extras = {f"extra {name}" for name in ("dev", "index", "mteb", "onnx", "serve", "video")}  # as in pyproject.toml
     assert {f.area for f in bare.findings} == {"machine", "torch", "packages", "optional"} | extras
 
 

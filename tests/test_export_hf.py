@@ -26,6 +26,7 @@ from polymnia.runs.intake import pixels
 from polymnia.types import UserError
 
 WAVE = np.float32(np.random.default_rng(3).uniform(-0.5, 0.5, 11000))
+MODALITIES = {"clap": ("audio", "text"), "clip": ("image", "text"), "ast": ("audio", "text")}
 TEXTS = ["a slow low drum", "a bird"]
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (30, 40, 3), dtype=np.uint8))
 ALONE = """
@@ -136,32 +137,25 @@ def test_licences_are_those_that_the_readers_state_of_joined_sets_too_and_a_watc
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_itself_opens_the_towers_and_gives_the_runs_vectors_with_the_head(
-    kind: str, tmp_path: Path
+def test_transformers_itself_opens_the_towers_and_their_code_in_the_card_gives_the_runs_vectors(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = transformers_run(kind)
-    said = export_hf(run, tmp_path / "out")  # this compares AutoModel and head with the encoder
-    out = tmp_path / "out"
+    run, out = transformers_run(kind), tmp_path / "out"
+    said = export_hf(run, out)  # this compares AutoModel and head with the encoder
     opened = {"clap": ["clap", "clap"], "clip": ["image", "text"], "ast": ["audio", "text"]}[kind]
-    assert [line.split(": ")[0] for line in said[1:]] == [str(out / name) for name in opened]
-    assert all(line.endswith("by AutoModel") for line in said[1:])
+    assert said[1:] == [
+        f"{out / where}: the {m} tower, by AutoModel" for where, m in zip(opened, MODALITIES[kind], strict=True)
+    ]
     e, found = pm.load(run), pretrained.load(out)
     assert np.abs(found.encode_audio([WAVE], 16000) - e.encode_audio([WAVE], 16000)).max() < 1e-6
     assert np.abs(found.encode_text(TEXTS) - e.encode_text(TEXTS)).max() < 1e-6
-
-
-@pytest.mark.parametrize("kind", ["clap", "clip", "ast"])
-def test_the_code_of_the_card_gives_the_runs_vectors_of_texts(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
-    run = transformers_run(kind)
-    export_hf(run, tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (out / "README.md").read_text()
     (code,) = [c.split("```")[0] for c in card.split("```python\n")[2:] if "AutoTokenizer" in c]
-    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.chdir(out)
     names: dict[str, Any] = {}
     with torch.no_grad():
         exec(code, names)
-    wanted = pm.load(run).encode_text(["rain on a roof"])
-    assert np.abs(names["vectors"].numpy() - wanted).max() < 1e-5
+    assert np.abs(names["vectors"].numpy() - e.encode_text(["rain on a roof"])).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["clap", "ast"])

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import numpy as np
+import prompt_miniatures as miniatures
 import pytest
 import torch
 from command import command
 from export_runs import transformers_run
+from filelock import FileLock
 from small_run import small_root, small_run
-from tiny import tiny
 
-from polymnia.export import graphs, onnx, traceable
+from polymnia.config import parse_part
+from polymnia.continual.chain import Chain
+from polymnia.export import graphs, onnx, onnx_check, traceable
 from polymnia.export.onnx import export_onnx
 from polymnia.export.probes import prepared, probes
 from polymnia.export.source import open_run
 from polymnia.models.windows import repeat_pad
 from polymnia.runs.encoder import Encoder
-from polymnia.runs.life import Session
-from polymnia.types import UserError
+from polymnia.runs.encoding import MediaEncoder
+from polymnia.types import Task, UserError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("onnx") / "out"
-    export_onnx(small_run(), folder)
+    """The small run's graphs: made once for all processes of the test run, whose small runs are the same to the bit."""
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    place = tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.mktemp("onnx")
+    run, folder = small_run(), place / "onnx-of-the-small-run"
+    with FileLock(f"{folder}.lock"), unchecked():
+        if not folder.exists():
+            export_onnx(run, folder)
     return folder
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes: an axis of any length is no int to them, and they double the time of a trace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +125,7 @@ def test_a_fault_in_a_graph_is_found_before_the_folder_is_there(
             format.save(model, folder / path.name)
 
     monkeypatch.setattr(onnx, "write", faulty)
-    with pytest.raises(UserError, match=r"text\.onnx: a batch of 1 x 16 vectors differs from torch's by"):
+    with pytest.raises(UserError, match=r"text\.onnx: vectors of input_ids 1 x \d+, .* differ from torch's by"):
         export_onnx(small_run(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -113,36 +133,60 @@ def test_a_fault_in_a_graph_is_found_before_the_folder_is_there(
 def test_a_file_of_another_encoder_or_none_at_all_is_refused(out: Path, tmp_path: Path) -> None:
     other = open_run(small_run(), 1)
     with pytest.raises(UserError, match="does not bear the signature"):
-        onnx.verify(out, other, probes(other, small_run()))
+        onnx_check.verify(out, other, probes(other, small_run()))
     (tmp_path / "audio.onnx").write_bytes(b"no graph")
     with pytest.raises(UserError, match=r"onnxruntime does not open audio\.onnx"):
-        onnx.verify(tmp_path, other, probes(other, small_run()))
+        onnx_check.verify(tmp_path, other, probes(other, small_run()))
 
 
-def test_a_method_that_chooses_by_the_input_has_no_graph(shared: Path, tmp_path: Path) -> None:
-    recipe = tiny(shared, tmp_path / "runs", method=[{"use": "sprompts"}], examples=0, train__steps=1)
-    chooses = Session(recipe).go().folder
+def prompted(use: str) -> MediaEncoder:
+    """A tiny tower of sound under a method whose first task has begun."""
+    model = miniatures.model("audio").float()
+    method = Chain([parse_part("methods", {"use": use})], miniatures.setup(model))
+    method.begin_task(model, Task("a", 1, (), (), (), (("audio", "text"),)))
+    return MediaEncoder(model, method, 1, "cpu")
+
+
+def test_a_method_that_chooses_by_the_input_has_no_graph(tmp_path: Path) -> None:
     message = (
         r"audio tower \(.*tiny_audio\) under the method sprompts has no graph of ONNX: it chooses by what it sees"
     )
-    with pytest.raises(UserError, match=message):
-        export_onnx(chooses, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with unchecked(), pytest.raises(UserError, match=message):
+        graphs.graph(prompted("sprompts"), "audio", tmp_path / "audio.onnx", True, {})
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_prompts_that_are_the_same_for_every_input_are_part_of_the_graph(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = tiny(shared, tmp_path, method=[{"use": "vpt"}], towers__audio__layers=2, examples=0, train__steps=1)
-    e = open_run(Session(recipe).go().folder)
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a batch of any size is no int to its checks
-    program = graphs.traced(e, "audio", True)
-    monkeypatch.undo()
-    wave = torch.rand(2, 9000, generator=torch.Generator().manual_seed(0)) - 0.5
+def test_prompts_that_are_the_same_for_every_input_are_part_of_the_graph() -> None:
+    e = prompted("vpt")
+    with unchecked():
+        program = graphs.traced(e, "audio", True, graphs.STRETCHES[1])
+    wave = torch.rand(2, 3000, generator=torch.Generator().manual_seed(0)) - 0.5
     with torch.no_grad():
         found, plain = program.module()(wave).numpy(), e.model.encode("audio", wave).numpy()
     assert np.abs(found[1] - e.encode_audio([wave[1].numpy()], 16000)[0]).max() < 1e-5
     assert np.abs(found - plain).max() > 1e-4
+
+
+def test_a_graph_that_holds_for_some_lengths_only_is_found_and_traced_with_another_clip(
+    out: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with unchecked():
+        # as many tokens as the tower has positions: these are not interpolated
+        graphs.graph(encoder, "audio", tmp_path / "audio.onnx", False, {}, 1.0)
+    with pytest.raises(UserError, match=r"audio\.onnx"):
+        onnx_check.at_many_lengths(tmp_path / "audio.onnx", encoder)
+    tried = []
+
+    def graph(encoder: Encoder, m: str, path: Path, prompted: bool, said: Any, stretch: float) -> None:
+        tried.append(stretch)
+        shutil.copy(out / "audio.onnx" if stretch == 2.61 else tmp_path / "audio.onnx", path)
+
+    monkeypatch.setattr(graphs, "graph", graph)
+    onnx._sounds(encoder, tmp_path / "found.onnx", False, {})
+    assert tried == [2.3, 2.61]
+    monkeypatch.setattr(graphs, "STRETCHES", (1.0, 2.0))
+    with pytest.raises(UserError, match=r"found\.onnx"):
+        onnx._sounds(encoder, tmp_path / "found.onnx", False, {})
 
 
 @pytest.mark.parametrize("samples", [1, 399, 3000, 5001, 9999, 10000, 10001, 30000])
@@ -159,7 +203,8 @@ def test_windows_by_indices_are_those_of_the_loop(samples: int) -> None:
 
 def test_a_tower_of_windows_has_a_graph_for_clips_of_less_than_one_and_of_several(tmp_path: Path) -> None:
     e = open_run(transformers_run("ast"))
-    graphs.graph(e, "audio", tmp_path / "audio.onnx", False, {})
+    with unchecked():
+        graphs.graph(e, "audio", tmp_path / "audio.onnx", False, {})
     for samples in (1, 700, 10480, 10481, 25000):
         waves = np.float32(np.random.default_rng(0).uniform(-1, 1, (2, samples)))
         found = given(tmp_path / "audio.onnx", waveform=waves)
@@ -170,11 +215,12 @@ def test_a_tokenizer_lies_beside_the_graph_of_a_text_tower_that_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "graph", lambda *_: None)
+    monkeypatch.setattr(onnx_check, "at_many_lengths", lambda *_: None)
     e = open_run(transformers_run("ast"))
     onnx.write(e, transformers_run("ast"), tmp_path)
     texts = ["rain", "a dog barks " * 9]
     (x,) = prepared(e, "text", texts)
-    found = onnx._ids(e, texts, torch.zeros(1), tmp_path)
+    found = onnx_check.ids(e, texts, torch.zeros(1), tmp_path)
     assert np.array_equal(found["input_ids"], x) and np.array_equal(found["attention_mask"], x != 0)
 
 

@@ -22,13 +22,24 @@ from polymnia.export.traceable import WINDOWED, Pictures, Sounds, Texts, Windowe
 from polymnia.runs.encoding import MediaEncoder
 from polymnia.types import AudioSpec, ImageSpec, Modality, TextSpec, UserError
 
+# Lengths of the clip that a tower is traced with, in training crops. One that happens to need no step that others need
+# (as many tokens as there are positions, no rest of a stride) may leave it out of the graph: then the next is tried.
+STRETCHES = (2.3, 2.61, 3.07)
 MOST = 3 << 29  # bytes of weights inside of a file; more lie beside it, as ONNX's files end at 2 GB
 
 
-def graph(encoder: MediaEncoder, modality: Modality, path: Path, prompted: bool, said: Mapping[str, object]) -> None:
+def graph(  # noqa: PLR0913 (a tower, and what its file says)
+    encoder: MediaEncoder,
+    modality: Modality,
+    path: Path,
+    prompted: bool,
+    said: Mapping[str, object],
+    stretch: float = STRETCHES[0],
+) -> None:
     """Write the graph of one tower to a file. ``prompted``: the method puts prompts into it; ``said``: its metadata.
 
-    Raises UserError for a tower that has no graph, and without the extra ``onnx``.
+    ``stretch``: how long the clip is that it is traced with, in training crops. Raises UserError for a tower that has
+    no graph, and without the extra ``onnx``.
     """
     try:
         import onnxscript  # noqa: F401 (torch needs it, and says so less plainly)
@@ -36,7 +47,7 @@ def graph(encoder: MediaEncoder, modality: Modality, path: Path, prompted: bool,
         raise missing(error) from error
     try:
         with torch.no_grad(), _silence():
-            exported = traced(encoder, modality, prompted)
+            exported = traced(encoder, modality, prompted, stretch)
             program: Any = torch.onnx.export(exported, dynamo=True, verbose=False, output_names=["vector"])
     except Exception as error:  # torch raises dozens of kinds, from its tracer to its converter
         raise UserError(_refusal(encoder, modality, prompted, error)) from error
@@ -46,9 +57,11 @@ def graph(encoder: MediaEncoder, modality: Modality, path: Path, prompted: bool,
     program.save(path, external_data=weights > MOST)
 
 
-def traced(encoder: MediaEncoder, modality: Modality, prompted: bool) -> torch.export.ExportedProgram:
+def traced(
+    encoder: MediaEncoder, modality: Modality, prompted: bool, stretch: float = STRETCHES[0]
+) -> torch.export.ExportedProgram:
     """The tower as torch's own graph, for any batch and length. Raises what torch raises where it cannot be traced."""
-    module, inputs, axes = _parts(encoder, modality, prompted)
+    module, inputs, axes = _parts(encoder, modality, prompted, stretch)
     return torch.export.export(module.eval(), inputs, dynamic_shapes=axes, strict=False)
 
 
@@ -57,7 +70,9 @@ def missing(error: ImportError) -> UserError:
     return UserError(f"export onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'polymnia[onnx]'")
 
 
-def _parts(encoder: MediaEncoder, modality: Modality, prompted: bool) -> tuple[nn.Module, tuple[Tensor, ...], Any]:
+def _parts(
+    encoder: MediaEncoder, modality: Modality, prompted: bool, stretch: float
+) -> tuple[nn.Module, tuple[Tensor, ...], Any]:
     """A module, example inputs, and which of their axes may have any length."""
     tower, dynamic = encoder.model.tower(modality), torch.export.Dim.DYNAMIC
     spec = tower.spec
@@ -69,7 +84,7 @@ def _parts(encoder: MediaEncoder, modality: Modality, prompted: bool) -> tuple[n
                 f"the audio tower ({type(tower).__module__}) takes its prompts in windows: no graph of ONNX"
             )
         module = WindowedSounds(encoder) if windowed else Sounds(encoder)
-        n = round(3.3 * module.size) if windowed else round(2.3 * max(spec.samples, spec.least))
+        n = round((stretch + 1) * module.size) if windowed else round(stretch * max(spec.samples, spec.least))
         return module, (torch.zeros(3, n),), {"waveform": both}
     if isinstance(spec, ImageSpec):
         shape = (3, spec.channels, spec.size, spec.size)

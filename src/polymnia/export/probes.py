@@ -24,6 +24,8 @@ LENGTHS = (0.4, 1.0, 1.7)  # of the training crop
 WORDS = (
     "?!",
     "rain",
+    "two words",
+    "three of them",
     "a dog barks twice, then a door closes",
     "Ein Glockenspiel: hell, schnell & leise!",
     "far " * 300,

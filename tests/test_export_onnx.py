@@ -37,7 +37,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not i
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small run's graphs: made once for all processes of the test run, whose small runs are the same to the bit."""
+    """The small run's graphs, made once for all processes of the test run: their small runs are alike to the bit."""
     shared = "PYTEST_XDIST_WORKER" in os.environ
     place = tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.mktemp("onnx")
     run, folder = small_run(), place / "onnx-of-the-small-run"

@@ -261,6 +261,8 @@ def test_settings_that_mean_something_else_are_refused(
     copy = shutil.copytree(out, tmp_path / "copy")
     said = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(said | change))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(copy / "model.safetensors", tmp_path / "elsewhere")
     with pytest.raises(UserError, match=message):
         pretrained.load(copy)
 

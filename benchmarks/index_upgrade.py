@@ -22,8 +22,6 @@ import torch
 from embed_throughput import SHARED, make_run
 from torch.nn.functional import normalize
 
-from polymnia.index.adapter import Adapter
-from polymnia.index.doubt import Doubt
 from polymnia.index.schema import EncoderCard, schema
 from polymnia.index.store import Index
 from polymnia.runs.compatibility import Fitted
@@ -32,6 +30,8 @@ from polymnia.runs.embedding.work import How
 from polymnia.runs.encoder import load
 from polymnia.runs.upgrading.advice import Advice
 from polymnia.runs.upgrading.apply import upgrade_rows
+from polymnia.spaces.adapter import Adapter
+from polymnia.spaces.doubt import Doubt
 
 DIM, BATCH = 512, 8192
 

@@ -6,7 +6,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 from torch.nn.functional import normalize
 
-from polymnia.index.adapter import KINDS, Adapter, Chain, fit, orthogonal, ridge
+from polymnia.spaces.adapter import KINDS, Adapter, Chain, fit, orthogonal, ridge
 from polymnia.types import UserError
 
 

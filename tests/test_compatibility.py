@@ -10,8 +10,8 @@ import torch
 from small_run import small_run
 from torch.nn.functional import normalize
 
-from polymnia.index.compatibility import Side, judge, measure, score, won_back
 from polymnia.runs import anchors, compatibility
+from polymnia.spaces.compatibility import Side, judge, measure, score, won_back
 from polymnia.types import AudioFile, Captions, Item, Table, Task, UserError
 
 

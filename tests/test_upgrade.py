@@ -9,7 +9,6 @@ from torch.nn.functional import normalize
 
 import polymnia as pm
 from polymnia.index import popularity
-from polymnia.index.doubt import Doubt
 from polymnia.index.rows import vectors
 from polymnia.index.store import Index
 from polymnia.index.vectors import read_vectors
@@ -24,6 +23,7 @@ from polymnia.runs.upgrading.advice import advise, decide
 from polymnia.runs.upgrading.bridge import Bridge
 from polymnia.runs.upgrading.lazily import Budget, ranked
 from polymnia.runs.upgrading.upgrade import How, upgrade
+from polymnia.spaces.doubt import Doubt
 from polymnia.types import UserError
 
 

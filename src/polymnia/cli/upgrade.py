@@ -127,7 +127,7 @@ def show(done: Upgraded, dry: bool, console: Console) -> None:
 
 
 def _won_back(advice: Advice) -> float | None:
-    from polymnia.index.compatibility import won_back
+    from polymnia.spaces.compatibility import won_back
 
     share = won_back(advice.measured) if advice.measured else float("nan")
     return share if share == share else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -83,9 +83,6 @@ class About:
             at = plain.get_field_index(name)
             plain = plain.set(at, plain.field(at).with_metadata(told))
         return plain
-
-    def with_tuned(self, tuned: Tuned | None) -> About:
-        return replace(self, tuned=tuned)
 
 
 def read_about(found: pa.Schema, uri: str) -> About:

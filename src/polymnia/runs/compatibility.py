@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from polymnia.data.disk import write_text
-from polymnia.index.adapter import CLOSED_FORM, Adapter, Chain, fit
-from polymnia.index.compatibility import Side, judge, mean, measure, won_back
 from polymnia.runs.anchors import Anchors, Role, read
+from polymnia.spaces.adapter import CLOSED_FORM, Adapter, Chain, fit
+from polymnia.spaces.compatibility import Side, judge, mean, measure, won_back
 from polymnia.types import MODALITIES, Modality, UserError
 
 FILE, FOLDER = "compatibility.json", "adapters"

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from polymnia.index.compatibility import mean, measure, weighted
-from polymnia.index.doubt import Doubt
 from polymnia.runs.compatibility import Fitted, Upgrades
+from polymnia.spaces.compatibility import mean, measure, weighted
+from polymnia.spaces.doubt import Doubt
 from polymnia.types import Modality
 
 Action = Literal["keep", "upgrade", "re-embed"]
 RARE = 0.05  # share of an index below which a task has no say in the choice of an adapter
 MARGIN = 2.0  # points by which a costlier or untidier way has to be better
-ACTIONS: dict[str, Action] = {"kept": "keep", "upgraded": "upgrade", "self": "re-embed"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from polymnia.data.names import unescape
-from polymnia.index.adapter import KINDS
 from polymnia.index.rows import sample, vectors
 from polymnia.index.schema import EncoderCard
 from polymnia.index.store import Index
@@ -25,6 +24,7 @@ from polymnia.runs.encoder import load
 from polymnia.runs.upgrading.advice import MARGIN, Advice, advise
 from polymnia.runs.upgrading.apply import kinds, upgrade_rows
 from polymnia.runs.upgrading.lazily import Again, Budget, embed_again, seconds_again
+from polymnia.spaces.adapter import KINDS
 from polymnia.types import Modality, UserError
 
 Mode = Literal["auto", "vectors", "queries", "lazy"]
@@ -134,6 +134,7 @@ def _carry_out(
         moved = upgrade_rows(index, card, found)
         done.mapped, done.left = moved.mapped, moved.left
     else:
+        index.add_encoder(card)  # what is added from now on is of the new one
         done.left = index.count()
     done.seconds = time.perf_counter() - began
 

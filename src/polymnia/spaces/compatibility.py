@@ -55,7 +55,7 @@ def measure(
     for m, side in sides.items():
         if len(side) == 0 or len(target) == 0:
             continue
-        names = (side.ids, target.ids) if m == gallery else (side.groups, target.groups)
+        names = _names(side, target, own=m == gallery)
         scores = {
             "kept": score(side.old, target.old, *names),
             "stale": score(side.new, target.old, *names),
@@ -78,15 +78,9 @@ def score(
     return math.nan if rank is None else 100 * sum(recall_at(rank, k) for k in AT) / len(AT)
 
 
-def reciprocal_rank(
-    queries: Float[Tensor, "n d"],
-    gallery: Float[Tensor, "m d"],
-    query_names: Sequence[str],
-    gallery_names: Sequence[str],
-) -> float:
-    """The mean of 1 / rank over the queries that have a positive (0 to 1): finer than recalls, to choose by."""
-    rank = _ranks(queries, gallery, query_names, gallery_names)
-    return math.nan if rank is None else (1 / rank.double()).mean().item()
+def _names(asked: Side, target: Side, own: bool) -> tuple[Sequence[str], Sequence[str]]:
+    """What has to be alike for a hit: within a modality an item finds itself, else any of its group."""
+    return (asked.ids, target.ids) if own else (asked.groups, target.groups)
 
 
 def _ranks(
@@ -105,12 +99,9 @@ def judge(sides: Mapping[Modality, Side], gallery: Modality) -> Callable[[Float[
     target = sides[gallery]
 
     def of(mapped: Float[Tensor, "n d"]) -> float:
-        found = [
-            reciprocal_rank(s.new, mapped, *((s.ids, target.ids) if m == gallery else (s.groups, target.groups)))
-            for m, s in sides.items()
-            if len(s)
-        ]
-        known = [f for f in found if math.isfinite(f)]
+        asked = {m: s for m, s in sides.items() if len(s)}
+        found = [_ranks(s.new, mapped, *_names(s, target, own=m == gallery)) for m, s in asked.items()]
+        known = [(1 / rank.double()).mean().item() for rank in found if rank is not None]
         cosine = (mapped * target.new).sum(1).mean().item()
         return sum(known) / max(1, len(known)) + cosine / 1000
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 from command import command
+from embedded_files import RATE, by_key, embed, make_sounds, noise, rows
 from filelock import FileLock
 from PIL import Image
 from small_run import small_recipe, small_root, small_run
@@ -29,45 +24,11 @@ from videos import film
 
 import polymnia as pm
 from polymnia.data.names import unescape
-from polymnia.index.schema import schema
 from polymnia.index.vectors import parts, read_vectors
 from polymnia.runs.encoder import Encoder
 from polymnia.types import AudioFile, UserError, VideoFile
 
-RATE = 16000
 STRANGE = b"two\nlines 50% \xff.wav"
-
-
-def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * RATE)).astype(np.float32)
-
-
-def rows(folder: Path) -> pa.Table:
-    found = read_vectors(folder)
-    return pa.Table.from_batches(list(found), schema(found.card.dim))
-
-
-def by_key(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {r["key"]: r for r in rows(folder).to_pylist()}
-    assert len(found) == read_vectors(folder).rows  # no key stands there twice
-    return found
-
-
-def embed(source: Path | None, out: Path, **more: Any):  # noqa: ANN201
-    return pm.embed_files(small_run(), source, out, **{"window": 1.0, "part": 3, "batch": 4, "workers": 2, **more})
-
-
-def make_sounds(root: Path, count: int = 8) -> Path:
-    """Recordings of several lengths, one of them of four windows."""
-    root.mkdir()
-    for n in range(count):
-        soundfile.write(root / f"{n}.wav", noise(2.25 if n == 4 else 0.3 + 0.1 * (n % 3), n), RATE, subtype="FLOAT")
-    return root
-
-
-@pytest.fixture
-def sounds(tmp_path: Path) -> Path:
-    return make_sounds(tmp_path / "sounds")
 
 
 @pytest.fixture(scope="module")
@@ -417,95 +378,3 @@ def test_a_run_that_only_hears_takes_the_sound_of_videos_and_leaves_pictures_out
     done = pm.embed_files(run, root, tmp_path / "v")
     assert done.made == 3 and {r["modality"] for r in by_key(tmp_path / "v").values()} == {"audio"}
     assert done.skipped["image, not asked for or unknown to this run"].examples == ["grey.png"]
-
-
-# --- killed
-
-
-class Launcher:
-    """Starts `embed` in processes of its own, and kills them."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("launcher.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def start(self, source: Path, out: Path, die_at_rename: int = 0) -> int:
-        asked = {"embed": [str(small_run()), str(source), str(out)], "die_at_rename": die_at_rename}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> int:
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    running = Launcher()
-    yield running
-    running.close()
-
-
-def left(out: Path) -> list[str]:
-    return sorted(p.name for p in out.iterdir() if p.name != "lock")
-
-
-def test_killed_at_every_file_it_puts_in_place_it_goes_on_to_the_same_rows(launcher, sounds: Path, tmp_path: Path):
-    embed(sounds, tmp_path / "whole")
-    out, kept = tmp_path / "v", []
-    for number in range(1, 99):  # the first file, then the second of what is left, and so on
-        launcher.start(sounds, out, die_at_rename=number)
-        code = launcher.answer()
-        kept.append(len(parts(out)))
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-    assert kept == sorted(kept) and set(kept) == {0, 1, 2, 3}  # no part is ever lost, and each was the last once
-    assert rows(out).equals(rows(tmp_path / "whole")) and left(out) == left(tmp_path / "whole")
-
-
-def test_killed_at_random_moments_it_goes_on_to_the_same_rows(launcher, sounds: Path, tmp_path: Path):
-    embed(sounds, tmp_path / "whole")
-    out, chance = tmp_path / "v", random.Random("moments of embed")
-    killed = 0
-    for _ in range(6):
-        pid = launcher.start(sounds, out)
-        time.sleep(chance.uniform(0.0, 0.5))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        killed += launcher.answer() == -signal.SIGKILL
-        made = by_key(out) if (out / "vectors.json").exists() else {}
-        assert all(made[k] == r for k, r in by_key(tmp_path / "whole").items() if k in made)
-    assert killed
-    launcher.start(sounds, out)
-    assert launcher.answer() == 0
-    assert rows(out).equals(rows(tmp_path / "whole")) and left(out) == left(tmp_path / "whole")
-
-
-def test_killed_while_it_takes_in_changes_it_goes_on_to_the_same_rows(launcher, sounds: Path, tmp_path: Path):
-    embed(sounds, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "v")
-    for name in ("1.wav", "7.wav"):
-        (sounds / name).unlink()
-    soundfile.write(sounds / "3.wav", noise(0.4, 44), RATE, subtype="FLOAT")
-    soundfile.write(sounds / "new.wav", noise(0.4, 45), RATE, subtype="FLOAT")
-    embed(sounds, tmp_path / "whole")
-    for number in range(1, 99):  # the first file, then the second of what is left, and so on
-        launcher.start(sounds, tmp_path / "v", die_at_rename=number)
-        code = launcher.answer()
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-    assert number > 3 and rows(tmp_path / "v").equals(rows(tmp_path / "whole"))
-    assert left(tmp_path / "v") == left(tmp_path / "whole")

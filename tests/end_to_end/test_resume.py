@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from launched import Launcher
 from prompt_miniatures import PROMPTED
 from tiny import tiny_recipe
 
@@ -39,42 +39,6 @@ SAME_BYTES = (
     "encoders/after-0.safetensors",
     "encoders/after-3.safetensors",
 )
-
-
-class Launcher:
-    """Starts runs, each in a process of its own, and kills them."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("launcher.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def start(self, recipe: Path, die_at_rename: int = 0) -> int:
-        """The process id of the run."""
-        self.process.stdin.write(json.dumps({"recipe": str(recipe), "die_at_rename": die_at_rename}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def wait(self) -> int:
-        """The exit code of the run."""
-        return self._answer()
-
-    def _answer(self) -> int:
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    running = Launcher()
-    yield running
-    running.close()
 
 
 def written(shared: Path, folder: Path, method: str, steps: int = STEPS) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from small_run import small_run
 from torch.nn.functional import normalize
 
 from polymnia.runs import anchors, compatibility
+from polymnia.spaces.adapter import Adapter, Chain
 from polymnia.spaces.compatibility import Side, judge, measure, score, won_back
 from polymnia.types import AudioFile, Captions, Item, Table, Task, UserError
 
@@ -161,6 +162,19 @@ def test_a_run_says_how_compatible_its_encoders_are():
     assert [m["direction"] for m in aligned] == ["image>audio"]  # the pair that the first task aligns
     assert said["summary"]["stale"] == aligned[0]["stale"]
     assert (small_run() / "adapters" / "audio-1-to-2.safetensors").exists()
+
+
+def test_a_stored_adapter_maps_as_the_fitted_one_does(tmp_path):
+    x = normalize(torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), dim=1)
+    ridge = Adapter("ridge", {"weight": torch.eye(12).roll(1, dims=1), "bias": torch.full((12,), 0.1)})
+    turn = Adapter("orthogonal", {"weight": torch.eye(12).roll(2, dims=1)})
+    for adapter in (Adapter("identity"), ridge, Chain((ridge, turn)), Chain(())):
+        path = tmp_path / "audio-1-to-2.safetensors"
+        compatibility.save(path, compatibility.Fitted(adapter, 1.0, {}))
+        torch.testing.assert_close(compatibility.read_adapter(path)(x), adapter(x), atol=0, rtol=0)
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(UserError, match="no adapter of a run"):
+        compatibility.read_adapter(path)
 
 
 def test_a_frozen_gallery_needs_no_adapter():

@@ -13,6 +13,7 @@ import pytest
 from command import command
 from small_run import small_run
 
+from polymnia.index.popularity import counts
 from polymnia.index.rows import vectors
 from polymnia.index.store import Index
 
@@ -80,6 +81,7 @@ def test_an_upgrade_killed_at_any_moment_leaves_the_old_or_the_new_and_goes_on(i
 def test_an_index_is_made_upgraded_and_searched_by_the_commands(index: Path):
     asked = command("search", index, "a calm sea", "-k", 3, "--json")
     assert asked.code == 0 and len(json.loads(asked.out)) > 0
+    assert counts(str(index), [h["id"] for h in json.loads(asked.out)]) == {h["id"]: 1 for h in json.loads(asked.out)}
     dry = command("index", "upgrade", index, small_run(), "--dry-run")
     assert dry.code == 0
     assert "mean of R@1, R@5 and R@10" in dry.out and "audio>audio" in dry.out and "rows mapped" not in dry.out

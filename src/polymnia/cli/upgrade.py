@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -114,16 +115,22 @@ def show(done: Upgraded, dry: bool, console: Console) -> None:
     if table.row_count:
         console.print("mean of R@1, R@5 and R@10 on test items of the run, in percent")
         console.print(table)
-    for a in done.advices:
-        console.print(
-            f"{a.modality}, from task {a.old} to {a.new}: [bold]{a.action}[/bold] ({a.fitted.kind}); {a.why}"
-        )
-        if (share := _won_back(a)) is not None:
-            console.print(f"  of what stale vectors lose on test items, mapping wins back {100 * share:.0f} %")
+    mapped = not dry and done.again is None and done.mapped > 0
+    for line in (line for a in done.advices for line in _words(a, mapped)):
+        console.print(line)
     if done.all_again is not None:
         console.print(f"embedding all media again would take about {done.all_again:,.0f} s (estimated from a few)")
     if not dry and (done.advices or done.again):
         console.print(_summary(done))
+
+
+def _words(a: Advice, mapped: bool) -> Iterator[str]:
+    """What is said of one encoder and modality."""
+    yield f"{a.modality}, from task {a.old} to {a.new}: [bold]{a.action}[/bold] ({a.fitted.kind}); {a.why}"
+    if a.action == "re-embed" and mapped:
+        yield "  they are mapped for now; --mode lazy embeds them again, the most doubtful first"
+    if (share := _won_back(a)) is not None:
+        yield f"  of what stale vectors lose on test items, mapping wins back {100 * share:.0f} %"
 
 
 def _won_back(advice: Advice) -> float | None:

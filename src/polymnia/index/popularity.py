@@ -10,14 +10,16 @@ from pathlib import Path
 from polymnia.index.database import is_local
 
 FILE, ASKED = "hits.sqlite", 500
+WAIT = 0.2  # seconds for another process that counts
 MADE = "CREATE TABLE IF NOT EXISTS hits (id TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID"
 
 
 def count(uri: str, ids: Iterable[str]) -> None:
-    """Count one more hit for each of some items; nothing where the index is not local or cannot be written."""
+    """Count one more hit for each of some items; nothing where the index is not local or cannot be written now."""
     if not is_local(uri):
         return
-    with suppress(sqlite3.Error), closing(_open(uri)) as file, file:
+    with suppress(sqlite3.Error), closing(_open(uri)) as file, file:  # a search does not wait, or fail, for its count
+        file.execute("PRAGMA synchronous = OFF")
         file.execute(MADE)
         insert = "INSERT INTO hits VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET n = n + 1"
         file.executemany(insert, [(i,) for i in ids])
@@ -38,4 +40,4 @@ def counts(uri: str, ids: Collection[str]) -> dict[str, int]:
 
 
 def _open(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(Path(uri) / FILE, timeout=5.0)
+    return sqlite3.connect(Path(uri) / FILE, timeout=WAIT)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from polymnia.data.disk import write_text
 from polymnia.runs.anchors import Anchors, Role, read
-from polymnia.spaces.adapter import CLOSED_FORM, Adapter, Chain, fit
+from polymnia.spaces.adapter import CLOSED_FORM, KINDS, Adapter, Chain, fit
 from polymnia.spaces.compatibility import Side, judge, mean, measure, won_back
 from polymnia.types import MODALITIES, Modality, UserError
 
@@ -154,6 +155,21 @@ def save(path: Path, fitted: Fitted) -> None:
     said = {"kinds": json.dumps([a.kind for a in links]), "scores": json.dumps(dict(fitted.scores))}
     save_file(tensors or {"none": torch.zeros(1)}, partial, said)
     partial.replace(path)
+
+
+def read_adapter(path: Path) -> Adapter | Chain:
+    """An adapter that a run stored, to map vectors that are in no index. Raises UserError for what is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            kinds = json.loads((file.metadata() or {})["kinds"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path} is no adapter of a run ({error})") from error
+    if not all(kind in KINDS for kind in kinds):
+        raise UserError(f"{path} holds adapters of other kinds than {', '.join(KINDS)}: {kinds}")
+    own = [{k.partition(".")[2]: t for k, t in tensors.items() if k.startswith(f"{n}.")} for n in range(len(kinds))]
+    links = tuple(Adapter(kind, weights) for kind, weights in zip(kinds, own, strict=True))
+    return links[0] if len(links) == 1 else Chain(links)
 
 
 def _summed(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

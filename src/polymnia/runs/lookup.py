@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from polymnia.data.names import unescape
 from polymnia.data.windows import read_whole, read_windows
+from polymnia.index import popularity
 from polymnia.index.hit import Hit
 from polymnia.index.reader import Reader
 from polymnia.index.rows import sample, vectors
@@ -128,7 +129,7 @@ def find(
 
     ``modality`` None: sounds and pictures where there are any, since to words other words are nearest, captions of
     whatever sound they are of; "any": all rows. Raises UserError for a query, filter or run that is not there,
-    MediaError for a broken file.
+    MediaError for a broken file. Hits are counted: see ``index.popularity``.
     """
     asked = ask(index, query, encoders)
     named = index.get(ids={*query.like, *query.unlike})["id"].unique().to_pylist() if query.like + query.unlike else []
@@ -137,7 +138,10 @@ def find(
     if modality is None and index.count(MEDIA):
         where = MEDIA if where is None else f"({where}) AND {MEDIA}"
     wanted = None if modality == "any" else modality
-    return index.search(asked, k, wanted, where, without=named, **how)[0]
+    hits = index.search(asked, k, wanted, where, without=named, **how)[0]
+    if not index.past:
+        popularity.count(index.uri, dict.fromkeys(h.id for h in hits))
+    return hits
 
 
 def ask(index: Reader, query: Query, encoders: Encoders) -> dict[str, Float32[np.ndarray, "1 d"]]:

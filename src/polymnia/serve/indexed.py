@@ -11,6 +11,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from polymnia.data.names import unescape
+from polymnia.index import popularity
 from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.store import Index
 from polymnia.report.folders import read_run
@@ -78,6 +79,7 @@ class IndexService:
         with self.encoding:
             vectors = ask(index, query, self.encoders)
         (hits,) = index.search(vectors, asked.k, where=self._where(asked.narrowed), without=named)
+        popularity.count(index.uri, dict.fromkeys(h.id for h in hits))
         there = self._entries(seen, [h.id for h in hits])
         out = []
         for hit in (h for h in hits if h.id in there):

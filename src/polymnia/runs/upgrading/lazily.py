@@ -53,31 +53,44 @@ class Budget:
     items: int | None = None
     seconds: float | None = None
 
+    def spent(self, items: int, seconds: float) -> bool:
+        return (self.items is not None and items >= self.items) or (
+            self.seconds is not None and seconds >= self.seconds
+        )
+
 
 def embed_again(index: Index, encoder: Encoder, card: EncoderCard, budget: Budget) -> Again:
     """Embed upgraded items of ``card``'s space again, the most important first. Broken or missing media are listed."""
     done, began = Again(), time.perf_counter()
     queue = ranked(index, card)
-    waiting: list[dict[str, Any]] = []
-    for n, (item, modality) in enumerate(queue):
-        spent = (budget.items is not None and done.items >= budget.items) or (
-            budget.seconds is not None and time.perf_counter() - began >= budget.seconds
-        )
-        if spent:
-            done.left = len(queue) - n
+    for first in range(0, len(queue), COMMIT):
+        some = queue[first : first + COMMIT]
+        there = _rows(index, some)
+        made: list[dict[str, Any]] = []
+        for n, at in enumerate(some, start=first):
+            if budget.spent(done.items, time.perf_counter() - began):
+                done.left = len(queue) - n
+                break
+            try:
+                made += list(_anew(there.get(at, ()), encoder, card))  # all of an item's rows, or none
+                done.items += 1
+            except MediaError as error:
+                done.failed.append((at[0], error.reason))
+        if made:
+            index.add([pa.RecordBatch.from_pylist(made, schema=schema(card.dim))], card)
+        if done.left:
             break
-        rows = [r for r in index.get(ids=[item]).to_pylist() if r["modality"] == modality]
-        try:
-            waiting += _anew(rows, encoder, card)
-            done.items += 1
-        except MediaError as error:
-            done.failed.append((item, error.reason))
-        if len({r["id"] for r in waiting}) >= COMMIT:
-            waiting = _commit(index, waiting, card)
-    _commit(index, waiting, card)
     done.left += len(done.failed)
     done.took = time.perf_counter() - began
     return done
+
+
+def _rows(index: Index, items: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The rows of some items and modalities, read at once."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in index.get(ids={item for item, _ in items}).to_pylist():
+        found.setdefault((row["id"], row["modality"]), []).append(row)
+    return found
 
 
 def seconds_again(index: Index, encoder: Encoder) -> float | None:
@@ -89,7 +102,7 @@ def seconds_again(index: Index, encoder: Encoder) -> float | None:
     for row in index.get(keys=keys).to_pylist() if keys else []:
         began = time.perf_counter()
         with suppress(MediaError):
-            _vector(row, encoder)
+            _vectors([row], encoder)
             took.append(time.perf_counter() - began)
     return total * median(took) if took else None
 
@@ -106,29 +119,29 @@ def ranked(index: Index, card: EncoderCard) -> list[tuple[str, str]]:
     return sorted(worst, key=lambda at: (-worst[at] * (1 + hits.get(at[0], 0)), at))
 
 
-def _commit(index: Index, rows: Sequence[Mapping[str, Any]], card: EncoderCard) -> list[dict[str, Any]]:
-    if rows:
-        index.add([pa.RecordBatch.from_pylist(list(rows), schema=schema(card.dim))], card)
-    return []
-
-
 def _anew(rows: Sequence[dict[str, Any]], encoder: Encoder, card: EncoderCard) -> Iterator[dict[str, Any]]:
     """The rows of one item in one modality with vectors made now; the whole of several windows is their mean again."""
     windows = [r for r in rows if r["window"] != WHOLE]
-    made: list[Float32[np.ndarray, " d"]] = [_vector(r, encoder) for r in windows]
-    for row, vector in zip(windows, made, strict=True):
-        yield _told(row, vector, card)
+    made = _vectors(windows, encoder) if windows else None
+    if made is not None:
+        yield from (_told(row, vector, card) for row, vector in zip(windows, made, strict=True))
     for row in (r for r in rows if r["window"] == WHOLE):
-        yield _told(row, pooled(np.stack(made)) if made else _vector(row, encoder), card)
+        yield _told(row, _vectors([row], encoder)[0] if made is None else pooled(made), card)
 
 
 def _told(row: dict[str, Any], vector: Float32[np.ndarray, " d"], card: EncoderCard) -> dict[str, Any]:
     return row | {"vector": vector.tolist(), "encoder": card.signature, "made": "embedded", "doubt": None}
 
 
-def _vector(row: dict[str, Any], encoder: Encoder) -> Float32[np.ndarray, " d"]:
-    if row["modality"] == "text":
-        return _text(row, encoder)
+def _vectors(rows: Sequence[dict[str, Any]], encoder: Encoder) -> Float32[np.ndarray, "n d"]:
+    """Vectors of rows of one modality, in one call."""
+    if rows[0]["modality"] == "text":
+        return encoder.encode_text([_words(r) for r in rows])
+    sources = [_source(r) for r in rows]
+    return encoder.encode_audio(sources) if rows[0]["modality"] == "audio" else encoder.encode_image(sources)
+
+
+def _source(row: Mapping[str, Any]) -> Any:
     path = media_path(row)
     stat = _stat(path)
     if (row["bytes"], row["changed"]) != (stat.st_size, stat.st_mtime_ns):
@@ -136,17 +149,15 @@ def _vector(row: dict[str, Any], encoder: Encoder) -> Float32[np.ndarray, " d"]:
     start, end = row["start"] or 0.0, row["end"]
     seconds = None if end is None else end - start
     if row["modality"] == "audio":
-        return encoder.encode_audio([AudioFile(path, start, seconds)])[0]
-    if is_container(path):
-        return encoder.encode_image([VideoFile(path, start, seconds)])[0]
-    return encoder.encode_image([ImageFile(path, row["entry"])])[0]
+        return AudioFile(path, start, seconds)
+    return VideoFile(path, start, seconds) if is_container(path) else ImageFile(path, row["entry"])
 
 
-def _text(row: dict[str, Any], encoder: Encoder) -> Float32[np.ndarray, " d"]:
+def _words(row: Mapping[str, Any]) -> str:
     words = row["caption"] or ""
     if not words.strip() or len(words) >= SHOWN:
         raise MediaError(Path(row["source"] or row["id"]), "only the beginning of this text is in the index")
-    return encoder.encode_text([words])[0]
+    return words
 
 
 def media_path(row: Mapping[str, Any]) -> Path:

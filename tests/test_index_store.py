@@ -328,6 +328,19 @@ def test_a_version_is_kept_until_it_is_forgotten(index: Index, monkeypatch: pyte
         index.compact(1, 1)
 
 
+def test_the_many_small_files_of_many_commits_are_joined_and_no_version_is_lost(index: Index):
+    def files() -> int:
+        return index.table.stats()["fragment_stats"]["num_fragments"]
+
+    for n in range(20, 40):
+        index.add([sounds(n, n + 1)], card())
+    before, many, versions = index.get(ids=[f"s{n:05d}" for n in range(40)]), files(), len(index.versions())
+    assert many > 16
+    index.settle()
+    assert files() == 1 and len(index.versions()) >= versions
+    assert index.get(ids=[f"s{n:05d}" for n in range(40)]).equals(before)
+
+
 def test_others_commits_are_seen_after_a_refresh(index: Index):
     other = Index.open(index.uri)
     index.add([sounds(0, 3)], card())

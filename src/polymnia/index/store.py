@@ -20,6 +20,7 @@ from polymnia.index.versions import age, versions
 from polymnia.index.where import among, to_sql
 from polymnia.types import UserError
 
+SCATTERED = 16  # small files that are left as they are
 GROWN = 2  # times as many rows: the approximate index is chosen anew
 
 
@@ -137,11 +138,14 @@ class Index(Reader):
 
         Builds and measures an approximate index where an encoder has more rows than are searched exactly, and there
         is none, or the rows have doubled since; otherwise takes new rows into it once they are many (until then they
-        are compared one by one). ``queries``: unit vectors by signature and modality, of kinds that are asked but not
+        are compared one by one). Joins small files where many commits have left many: each costs every search a
+        millisecond. ``queries``: unit vectors by signature and modality, of kinds that are asked but not
         among the rows, such as texts where there are only sounds. Gives how it searches now.
         """
         self._now()
         tuned = self.refresh().about.tuned
+        if self._scattered:
+            self.compact()
         if not self.unsettled:
             if tuned is not None and tuned.kind != "exact":
                 self._take_in()
@@ -161,6 +165,11 @@ class Index(Reader):
         if tuned is not None:
             return self.count() >= GROWN * tuned.rows
         return most > self.about.settings.exact_below
+
+    @property
+    def _scattered(self) -> bool:
+        with explained(self.uri):
+            return self.table.stats()["fragment_stats"]["num_small_fragments"] > SCATTERED
 
     def _take_in(self) -> None:
         with explained(self.uri):

@@ -21,6 +21,7 @@ from polymnia.runs.anchors import read
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.card import card_of
 from polymnia.runs.encoder import load
+from polymnia.runs.lookup import Encoders, questions
 from polymnia.runs.upgrading.advice import MARGIN, Advice, advise
 from polymnia.runs.upgrading.apply import kinds, upgrade_rows
 from polymnia.runs.upgrading.lazily import Again, Budget, embed_again, seconds_again
@@ -102,7 +103,7 @@ def upgrade(
         say("embedding again, most important first")
         done.again = embed_again(index, encoder, card, how.budget)
     if not how.dry:
-        index.settle()
+        index.settle(questions(index, Encoders((run,), data)) if index.unsettled else None)
     return done
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import small_run
+from small_run import small_recipe, small_root, small_run
 from torch.nn.functional import normalize
 
+import polymnia as pm
 from polymnia.runs import anchors, compatibility
+from polymnia.runs.adapters import read_adapter, save
 from polymnia.spaces.adapter import Adapter, Chain
 from polymnia.spaces.compatibility import Side, judge, measure, score, won_back
 from polymnia.types import AudioFile, Captions, Item, Table, Task, UserError
@@ -164,17 +166,30 @@ def test_a_run_says_how_compatible_its_encoders_are():
     assert (small_run() / "adapters" / "audio-1-to-2.safetensors").exists()
 
 
+def test_a_run_keeps_the_maps_that_its_method_learned(tmp_path):
+    cassle = small_recipe(small_root(), method=[{"use": "cassle", "weight": 0.3}], out=str(tmp_path / "runs"))
+    run = pm.run(cassle).folder
+    assert [p.name for p in (run / "adapters").glob("learned-*")] == ["learned-audio-2-to-1.safetensors"]
+    upgrades = compatibility.Upgrades.of(run)
+    (at,) = upgrades.learned
+    assert at == (2, 1, "audio")
+    adapter, newer = read_adapter(run / "adapters" / "learned-audio-2-to-1.safetensors"), upgrades.anchors.rows[2]
+    mapped = adapter(newer["audio"].vectors)
+    torch.testing.assert_close(mapped.norm(dim=1), torch.ones(len(mapped)))
+    assert not compatibility.Upgrades.of(small_run()).learned
+
+
 def test_a_stored_adapter_maps_as_the_fitted_one_does(tmp_path):
     x = normalize(torch.randn(40, 12, generator=torch.Generator().manual_seed(0)), dim=1)
     ridge = Adapter("ridge", {"weight": torch.eye(12).roll(1, dims=1), "bias": torch.full((12,), 0.1)})
     turn = Adapter("orthogonal", {"weight": torch.eye(12).roll(2, dims=1)})
     for adapter in (Adapter("identity"), ridge, Chain((ridge, turn)), Chain(())):
         path = tmp_path / "audio-1-to-2.safetensors"
-        compatibility.save(path, compatibility.Fitted(adapter, 1.0, {}))
-        torch.testing.assert_close(compatibility.read_adapter(path)(x), adapter(x), atol=0, rtol=0)
+        save(path, adapter, {})
+        torch.testing.assert_close(read_adapter(path)(x), adapter(x), atol=0, rtol=0)
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(UserError, match="no adapter of a run"):
-        compatibility.read_adapter(path)
+        read_adapter(path)
 
 
 def test_a_frozen_gallery_needs_no_adapter():

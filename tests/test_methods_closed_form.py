@@ -132,6 +132,38 @@ def test_cassle_draws_a_new_predictor_for_every_task() -> None:
     assert torch.equal(drawn[0], drawn[2])  # a function of seed and task, so that a resumed run draws the same
 
 
+def rows_of(tensors: dict[str, Tensor], x: np.ndarray) -> np.ndarray:
+    """What a backward map makes of rows, by its description."""
+    t = {k: v.detach().numpy() for k, v in tensors.items()}
+    hidden = np.maximum(x @ t["inner"] + t["inner_bias"], 0) if "inner" in t else x
+    return hidden @ t["weight"] + t["bias"]
+
+
+@pytest.mark.parametrize("predictor", ["linear", "mlp"])
+def test_cassle_leaves_its_predictor_as_a_map_of_unit_rows_to_the_old_space(predictor: str) -> None:
+    m, method, _, now = later("cassle", 2, predictor=predictor, hidden=5)
+    terms(method, m)
+    raw = head(now, features(now, X.inputs["audio"]))
+    method.eval()
+    long = unit(raw) * np.linalg.norm(raw, axis=1).mean()  # as long as rows are on average
+    with torch.no_grad():
+        predicted = method.predictors["audio"](torch.from_numpy(long)).numpy()
+    found = rows_of(method.backward_maps["audio"], unit(raw))
+    centred = predicted - predicted.mean(1, keepdims=True)  # softmax sees no more than this
+    assert found == pytest.approx(centred, rel=1e-6, abs=1e-9)
+
+
+def test_cassle_leaves_no_map_of_a_task_that_led_to_no_embedding() -> None:
+    m, method, _, _ = later("cassle", 1)
+    terms(method, m)
+    assert method.backward_maps == {}
+    m, method, _, _ = later("cassle", 2)
+    assert method.backward_maps == {}  # no batch of the task was seen
+    m, method, _, _ = later("cassle", 2, first=3)
+    terms(method, m)
+    assert method.backward_maps == {}
+
+
 def cosines(then: dict, now: dict, case: int) -> tuple[np.ndarray, np.ndarray]:
     """O and M of the paper: in case 1 the old head on the old features, in case 2 (no old head) the current one."""
     x = X.inputs["audio"]

@@ -23,6 +23,7 @@ from polymnia.runs.upgrading.advice import advise, decide
 from polymnia.runs.upgrading.bridge import Bridge
 from polymnia.runs.upgrading.lazily import Budget, ranked
 from polymnia.runs.upgrading.upgrade import How, upgrade
+from polymnia.spaces.adapter import Adapter
 from polymnia.spaces.doubt import Doubt
 from polymnia.types import UserError
 
@@ -81,6 +82,33 @@ def test_what_no_map_can_follow_is_to_be_embedded_again():
     blind = Anchors(base.items, {1: words, 2: base.rows[2]}, base.tasks, base.pairs)  # its first encoder knew no words
     advice = advise(Upgrades(blind), 1, 2, "audio", queries=("text",))
     assert advice.action == "re-embed" and advice.loss > 50 and "embed them again" in advice.why
+
+
+def test_a_map_that_the_method_learned_is_taken_where_it_is_better():
+    spin = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1)))[0]
+    stretched = spin @ torch.diag(torch.linspace(0.2, 3.0, 12))
+    known = anchors(lambda x: x @ stretched, lambda x: x @ stretched)
+    exact = Adapter("predictor", {"weight": torch.linalg.inv(stretched), "bias": torch.zeros(12)})
+    for learned, kind in (
+        (exact, "predictor"),
+        (Adapter("predictor", {"weight": -spin, "bias": torch.zeros(12)}), "ridge"),
+    ):
+        upgrades = Upgrades(known, learned={(2, 1, "audio"): learned})
+        assert upgrades.between(2, 1, "audio").kind == kind
+        assert "predictor" not in upgrades.between(1, 2, "audio").scores  # it leads back only
+        advice = advise(upgrades, 1, 2, "audio", back=True)
+        assert advice.backwards["audio"] == kind
+        assert {line.back for line in advice.lines} == {100.0}
+
+
+def test_what_queries_find_when_they_are_mapped_back_is_measured():
+    collapsed = Upgrades(anchors(lambda x: torch.ones_like(x) + 0.01 * x.abs()))
+    advice = advise(collapsed, 1, 2, "audio", back=True)
+    own, words = (next(line for line in advice.lines if line.direction == d) for d in ("audio>audio", "text>audio"))
+    assert words.back == words.kept == 100.0  # texts did not move
+    assert own.back < 60.0 and own.kept == 100.0  # of sounds that are all alike, no map finds which it was
+    assert advice.way == "back" and advice.loss == pytest.approx(100.0 - advice.chosen["back"])
+    assert advise(collapsed, 1, 2, "audio").lines[0].back is None
 
 
 def test_doubt_is_the_error_of_the_nearest_anchors():
@@ -184,6 +212,8 @@ def test_too_much_loss_is_refused_and_changes_nothing(index):
     before = index.version
     with pytest.raises(UserError, match="max-loss -200: .*Nothing was changed"):
         upgrade(index.uri, small_run(), how=How(mode="vectors", most_lost=-200.0))
+    with pytest.raises(UserError, match="queries mapped back to .*max-loss -200: .*Nothing was changed"):
+        upgrade(index.uri, small_run(), how=How(mode="queries", most_lost=-200.0))
     assert Index.open(index.uri).version == before
 
 
@@ -194,7 +224,7 @@ def test_a_budget_is_for_embedding_again_only(index):
 
 def test_queries_mapped_back_leave_every_row_and_find_what_the_old_encoder_found(index):
     before, version = by_key(index.rows(["key", "vector"])), index.version
-    done = upgrade(index.uri, small_run(), how=How(mode="queries"))
+    done = upgrade(index.uri, small_run(), how=How(mode="queries", force=True))
     assert done.mapped == 0 and len(done.bridged) == 1
     now = Index.open(index.uri)
     assert by_key(now.rows(["key", "vector"])) == before and now.version > version

@@ -86,6 +86,10 @@ def test_an_index_is_made_upgraded_and_searched_by_the_commands(index: Path):
     assert dry.code == 0
     assert "mean of R@1, R@5 and R@10" in dry.out and "audio>audio" in dry.out and "rows mapped" not in dry.out
     assert "embedding all media again would take about" in " ".join(dry.out.split())
+    back = command("index", "upgrade", index, small_run(), "--mode", "queries", "--dry-run")
+    assert (
+        back.code == 0 and "queries back" in back.out and "queries mapped back (audio:" in " ".join(back.out.split())
+    )
     done = command("index", "upgrade", index, small_run(), "--mode", "lazy", "--items", 2)
     assert done.code == 0 and "2 items embedded again" in " ".join(done.out.split())
     assert command("search", index, "a calm sea", "-k", 3, "--json").code == 0

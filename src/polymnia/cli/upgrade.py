@@ -83,6 +83,7 @@ def plain(done: Upgraded) -> dict[str, Any]:
             "action": a.action,
             "why": a.why,
             "adapter": a.fitted.kind,
+            "query_maps": dict(a.backwards),
             "held_out": a.chosen,
             "test": a.measured,
             "weights": dict(a.weights),
@@ -106,12 +107,14 @@ def show(done: Upgraded, dry: bool, console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("task", "direction"):
         table.add_column(name)
-    for name in ("kept", "stale", "upgraded", "re-embedded"):
+    lines = [line for a in done.advices for line in a.lines]
+    back = any(line.back is not None for line in lines)
+    for name in ("kept", "stale", "upgraded", "re-embedded", *(["queries back"] if back else [])):
         table.add_column(name, justify="right")
     table.add_column("better")
-    for line in (line for a in done.advices for line in a.lines):
-        values = (f"{v:.1f}" for v in (line.kept, line.stale, line.upgraded, line.self))
-        table.add_row(line.task, line.direction, *values, line.action)
+    for line in lines:
+        values = (line.kept, line.stale, line.upgraded, line.self, *([line.back] if back else []))
+        table.add_row(line.task, line.direction, *("" if v is None else f"{v:.1f}" for v in values), line.action)
     if table.row_count:
         console.print("mean of R@1, R@5 and R@10 on test items of the run, in percent")
         console.print(table)
@@ -129,6 +132,9 @@ def _words(a: Advice, mapped: bool) -> Iterator[str]:
     yield f"{a.modality}, from task {a.old} to {a.new}: [bold]{a.action}[/bold] ({a.fitted.kind}); {a.why}"
     if a.action == "re-embed" and mapped:
         yield "  they are mapped for now; --mode lazy embeds them again, the most doubtful first"
+    if a.backwards:
+        found = f" find {a.chosen[a.way]:.1f} on held-out anchors" if a.way in a.chosen else ""
+        yield f"  queries mapped back ({', '.join(f'{m}: {kind}' for m, kind in a.backwards.items())}){found}"
     if (share := _won_back(a)) is not None:
         yield f"  of what stale vectors lose on test items, mapping wins back {100 * share:.0f} %"
 

@@ -91,6 +91,10 @@ class Chain(AbstractMethod):
         for method in self._all:
             method.end_task(model, task, batches)
 
+    @property
+    def backward_maps(self) -> dict[Modality, dict[str, Tensor]]:
+        return {m: tensors for method in self._all for m, tensors in method.backward_maps.items()}
+
 
 def prompts(part: Part) -> bool:
     """Whether a method changes the features, so that an encoder needs it too."""

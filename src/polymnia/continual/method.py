@@ -76,6 +76,15 @@ class AbstractMethod(nn.Module):
         self.share: float = 1.0
         self.facts: dict[str, float] = {}
 
+    @property
+    def backward_maps(self) -> dict[Modality, dict[str, Tensor]]:
+        """What the task just learned leaves behind: maps of its embeddings back to those before it, by modality.
+
+        Of unit rows x: x ``weight`` (d, d) + ``bias`` (d); with ``inner`` (d, h) and ``inner_bias`` (h), a perceptron
+        whose outer layer these are, with ReLU. The length of what comes out means nothing.
+        """
+        return {}
+
     def begin_task(self, model: Model, task: Task) -> None:
         """Choose what trains; take the teacher snapshot."""
 

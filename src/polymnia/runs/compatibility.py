@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from polymnia.data.disk import write_text
+from polymnia.runs.adapters import FOLDER, Learned, learned, save
 from polymnia.runs.anchors import Anchors, Role, read
-from polymnia.spaces.adapter import CLOSED_FORM, KINDS, Adapter, Chain, fit
+from polymnia.spaces.adapter import CLOSED_FORM, Adapter, Chain, fit
 from polymnia.spaces.compatibility import Side, judge, mean, measure, won_back
 from polymnia.types import MODALITIES, Modality, UserError
 
-FILE, FOLDER = "compatibility.json", "adapters"
+FILE = "compatibility.json"
 MEANS = {"summary": "aligned", "own": "own"}
 STILL = 1e-5  # vectors that differ by less are the same
 LEAST = 8  # anchors below which nothing is fitted
@@ -48,17 +47,23 @@ class Fitted:
 class Upgrades:
     """The adapters between the encoders of a run, fitted when they are asked for, each once.
 
-    ``tasks``: on whose held-out anchors they are chosen (default: those that the older encoder had learned, which is
-    what an index of it holds).
+    ``learned``: maps that the run's method trained on its way, which compete with those that are fitted.
     """
 
-    def __init__(self, anchors: Anchors, kinds: tuple[str, ...] = CLOSED_FORM):
-        self.anchors, self.kinds = anchors, kinds
+    def __init__(self, anchors: Anchors, kinds: tuple[str, ...] = CLOSED_FORM, learned: Learned | None = None):
+        self.anchors, self.kinds, self.learned = anchors, kinds, learned or {}
         self._links: dict[tuple[int, int, Modality, tuple[int, ...]], Fitted] = {}
+
+    @classmethod
+    def of(cls, run: Path, kinds: tuple[str, ...] = CLOSED_FORM) -> Upgrades:
+        """Those of a run's folder. Raises UserError where it keeps no anchors."""
+        return cls(read(run), kinds, learned(run))
 
     def between(self, old: int, new: int, modality: Modality, tasks: Sequence[int] = ()) -> Fitted:
         """The adapter from the encoder after ``old`` tasks to that after ``new``: refitted in one step, or the chain
-        of all steps between, whichever is better on held-out anchors."""
+        of all steps between, whichever is better on held-out anchors.
+
+        ``tasks``: of which (default: those that the older encoder had learned, as an index of it holds them)."""
         self.anchors.need(old, new)
         on = tuple(tasks) or tuple(range(1, max(min(old, new), 1) + 1))
         direct = self._direct(old, new, modality, on)
@@ -88,6 +93,10 @@ class Upgrades:
             return Fitted(Adapter("identity"), 0.0, {}, still)
         of = judge(held, modality)
         adapter, scores = fit(x, y, held[modality].old, of, self.kinds)
+        known = self.learned.get((old, new, modality))
+        if known is not None:
+            scores[known.kind] = of(known(held[modality].old))
+            adapter = known if scores[known.kind] > scores[adapter.kind] else adapter
         return Fitted(adapter, scores[adapter.kind], scores)
 
     def _held(self, old: int, new: int, modality: Modality, on: Sequence[int]) -> dict[Modality, Side]:
@@ -133,7 +142,7 @@ def compare(upgrades: Upgrades) -> dict[str, Any]:
 def write(folder: Path) -> None:
     """``compatibility.json`` and the adapters to the newest encoder; nothing for a run without two encoders."""
     try:
-        upgrades = Upgrades(read(folder))
+        upgrades = Upgrades.of(folder)
     except UserError:
         return  # no anchors were asked for
     steps = [k for k in sorted(upgrades.anchors.rows) if k > 0]
@@ -143,33 +152,8 @@ def write(folder: Path) -> None:
     for old in steps[:-1]:
         for m in MODALITIES:
             if m in upgrades.anchors.rows[old]:
-                save(folder / FOLDER / f"{m}-{old}-to-{steps[-1]}.safetensors", upgrades.between(old, steps[-1], m))
-
-
-def save(path: Path, fitted: Fitted) -> None:
-    """An adapter as safetensors; the metadata say the kinds of its links and how it was chosen."""
-    links = fitted.adapter.links if isinstance(fitted.adapter, Chain) else (fitted.adapter,)
-    tensors = {f"{n}.{k}": v.contiguous() for n, a in enumerate(links) for k, v in a.tensors.items()}
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    said = {"kinds": json.dumps([a.kind for a in links]), "scores": json.dumps(dict(fitted.scores))}
-    save_file(tensors or {"none": torch.zeros(1)}, partial, said)
-    partial.replace(path)
-
-
-def read_adapter(path: Path) -> Adapter | Chain:
-    """An adapter that a run stored, to map vectors that are in no index. Raises UserError for what is none."""
-    try:
-        with safe_open(path, "pt") as file:
-            kinds = json.loads((file.metadata() or {})["kinds"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} is no adapter of a run ({error})") from error
-    if not all(kind in KINDS for kind in kinds):
-        raise UserError(f"{path} holds adapters of other kinds than {', '.join(KINDS)}: {kinds}")
-    own = [{k.partition(".")[2]: t for k, t in tensors.items() if k.startswith(f"{n}.")} for n in range(len(kinds))]
-    links = tuple(Adapter(kind, weights) for kind, weights in zip(kinds, own, strict=True))
-    return links[0] if len(links) == 1 else Chain(links)
+                fitted = upgrades.between(old, steps[-1], m)
+                save(folder / FOLDER / f"{m}-{old}-to-{steps[-1]}.safetensors", fitted.adapter, fitted.scores)
 
 
 def _summed(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from polymnia.embed.cache import signature
 from polymnia.embed.embedder import Embedder
 from polymnia.recipe import Recipe, TaskConfig
 from polymnia.runs import anchors, assemble, machine, record, routing
+from polymnia.runs.adapters import keep_learned
 from polymnia.runs.score import Scorebook, validation_score
 from polymnia.runs.signals import on_sigterm
 from polymnia.runs.stages import run_stages
@@ -202,6 +203,7 @@ class Session:
         log.write("task", index=task.index, name=task.name, steps=trainer.done, seconds=time.monotonic() - begun)
         self._score(after, log)
         self._save_encoder(after)
+        keep_learned(self.folder, after, self.method.backward_maps)
         self._save(offset + trainer.total, number + 1, None, log, started)
         if self.stop and number + 1 < len(self.lessons):  # asked while scoring
             raise Interrupted

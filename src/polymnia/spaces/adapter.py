@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu, normalize
+from torch.nn.functional import gelu, normalize, relu
 
 from polymnia.types import UserError
 
@@ -21,15 +21,17 @@ RANKS = (8, 32, 64)
 HIDDEN, STEPS, RATE, EVERY = 256, 200, 1e-3, 20
 CLOSED_FORM = ("identity", "orthogonal", "ridge", "lowrank")
 KINDS = (*CLOSED_FORM, "mlp")  # simplest first
+LEARNED = "predictor"  # what a method learned on its way, see AbstractMethod.backward_maps
 Judge = Callable[[Float[Tensor, "n d"]], float]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A map of unit rows to unit rows. ``kind`` is one of KINDS; ``tensors`` are its weights, float32.
+    """A map of unit rows to unit rows. ``kind`` is one of KINDS, or LEARNED; ``tensors`` are its weights, float32.
 
     identity: none. orthogonal, ridge: ``weight`` (d, d), and ``bias`` (d) of ridge. lowrank: ``down`` (d, r), ``up``
-    (r, d), ``bias``. mlp: ``inner`` (d, h), ``inner_bias``, ``outer`` (h, d), ``outer_bias``.
+    (r, d), ``bias``. mlp: ``inner`` (d, h), ``inner_bias``, ``outer`` (h, d), ``outer_bias``. predictor: ``weight``,
+    ``bias``, and where it has a hidden layer ``inner``, ``inner_bias``.
     """
 
     kind: str
@@ -42,8 +44,9 @@ class Adapter:
             return x
         if self.kind == "orthogonal":
             return normalize(x @ t["weight"], dim=1)
-        if self.kind == "ridge":
-            return normalize(x @ t["weight"] + t["bias"], dim=1)
+        if self.kind in ("ridge", LEARNED):
+            hidden = relu(x @ t["inner"] + t["inner_bias"]) if "inner" in t else x
+            return normalize(hidden @ t["weight"] + t["bias"], dim=1)
         if self.kind == "lowrank":
             return normalize(x + (x @ t["down"]) @ t["up"] + t["bias"], dim=1)
         return normalize(x + gelu(x @ t["inner"] + t["inner_bias"]) @ t["outer"] + t["outer_bias"], dim=1)

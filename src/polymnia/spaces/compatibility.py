@@ -8,6 +8,7 @@ R@1, R@5 and R@10 in percent, ties pessimistic:
     stale     new queries, old vectors      the index as it is when nobody noticed
     upgraded  new queries, mapped vectors   after an adapter
     self      new queries, new vectors      everything embedded again
+    back      new queries mapped back, old vectors   (only where a map of the queries is given)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from polymnia.types import Modality
 
 AT = (1, 5, 10)
 MEASURES = ("kept", "stale", "upgraded", "self")
+BACK = "back"
 Map = Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]]
 
 
@@ -43,11 +45,16 @@ class Side:
 
 
 def measure(
-    sides: Mapping[Modality, Side], gallery: Modality, adapter: Map, target: Side | None = None
+    sides: Mapping[Modality, Side],
+    gallery: Modality,
+    adapter: Map,
+    target: Side | None = None,
+    backwards: Mapping[Modality, Map] | None = None,
 ) -> dict[str, dict[str, float]]:
     """``kept``, ``stale``, ``upgraded`` and ``self`` of every direction into a gallery, by direction.
 
-    ``target``: the gallery, where it is none of the ``sides`` that are asked.
+    ``target``: the gallery, where it is none of the ``sides`` that are asked. ``backwards``: maps of new queries into
+    the old space; then ``back``, too.
     """
     target = sides[gallery] if target is None else target
     mapped = adapter(target.old)
@@ -62,6 +69,8 @@ def measure(
             "upgraded": score(side.new, mapped, *names),
             "self": score(side.new, target.new, *names),
         }
+        if backwards is not None:
+            scores[BACK] = score(backwards[m](side.new), target.old, *names)
         if all(map(math.isfinite, scores.values())):
             out[f"{m}>{gallery}"] = scores
     return out
@@ -120,9 +129,13 @@ def won_back(scores: Mapping[str, float]) -> float:
 def weighted(found: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
     """The mean of each measure by weights; empty where nothing weighs anything."""
     total = sum(w for w, _ in found)
-    return {k: sum(w * f[k] for w, f in found) / total for k in MEASURES} if total > 0 else {}
+    return {k: sum(w * f[k] for w, f in found) / total for k in _keys([f for _, f in found])} if total > 0 else {}
 
 
 def mean(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of each measure; empty for nothing."""
-    return {k: sum(f[k] for f in found) / len(found) for k in MEASURES} if found else {}
+    return {k: sum(f[k] for f in found) / len(found) for k in _keys(found)} if found else {}
+
+
+def _keys(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [*MEASURES, *([BACK] if all(f.get(BACK) is not None for f in found) else [])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polymnia.runs.compatibility import Fitted, Upgrades
-from polymnia.spaces.compatibility import mean, measure, weighted
+from polymnia.spaces.compatibility import BACK, mean, measure, weighted
 from polymnia.spaces.doubt import Doubt
 from polymnia.types import Modality
 
@@ -18,7 +18,8 @@ MARGIN = 2.0  # points by which a costlier or untidier way has to be better
 
 @dataclass(frozen=True)
 class Line:
-    """One direction and task: the four measures of its test items, and what they recommend."""
+    """One direction and task: the measures of its test items, and what they recommend. ``back``: of queries that are
+    mapped to the old space, where that was asked for."""
 
     direction: str
     task: str
@@ -27,13 +28,15 @@ class Line:
     upgraded: float
     self: float
     action: Action
+    back: float | None = None
 
 
 @dataclass(frozen=True)
 class Advice:
     """Of the vectors of one encoder and modality. ``action`` follows from ``chosen``: means over directions and tasks
     of held-out anchors; ``lines`` and ``measured`` are of test items, which nothing was chosen by. ``weights``: which
-    share of the index's rows lies nearest to each task, so much does it count."""
+    share of the index's rows lies nearest to each task, so much does it count. ``backwards``: kinds of the maps of
+    queries, by what asks, where queries are mapped back in place of rows."""
 
     old: int
     new: int
@@ -45,11 +48,17 @@ class Advice:
     measured: dict[str, float]
     lines: tuple[Line, ...]
     weights: Mapping[str, float] = field(default_factory=dict)
+    backwards: Mapping[Modality, str] = field(default_factory=dict)
+
+    @property
+    def way(self) -> str:
+        """The measure of what is offered: rows mapped to the new space, or queries mapped back."""
+        return BACK if BACK in self.chosen else "upgraded"
 
     @property
     def loss(self) -> float:
-        """Points that upgrading costs against the best other way."""
-        return max(self.chosen["self"], self.chosen["kept"]) - self.chosen["upgraded"] if self.chosen else 0.0
+        """Points that mapping costs against the best other way."""
+        return max(self.chosen["self"], self.chosen["kept"]) - self.chosen[self.way] if self.chosen else 0.0
 
     @property
     def why(self) -> str:
@@ -86,23 +95,28 @@ def advise(  # noqa: PLR0913
     queries: Sequence[Modality] = (),
     margin: float = MARGIN,
     weights: Mapping[int, float] | None = None,
+    back: bool = False,
 ) -> Advice:
     """What the vectors of a modality, made after ``old`` tasks, need after ``new``.
 
     ``queries``: the modalities that people ask with (default: the vectors' own, and all that a task aligned with it).
     ``weights``: how much each task counts (default: all alike), such as what share of the vectors is like its items.
+    ``back``: measure queries that are mapped to the old space, too.
     """
     anchors = upgrades.anchors
     tasks = range(1, max(old, new) + 1)  # an index holds what it holds, also of tasks that were learned later
     present = [t for t, share in (weights or {}).items() if share >= RARE]
     fitted = upgrades.between(old, new, modality, present)
+    backwards = {m: upgrades.between(new, old, m) for m in anchors.rows[new]} if back else {}
+    maps = {m: b.adapter for m, b in backwards.items()} if back else None
 
     def found(role: Literal["choose", "test"], task: int) -> dict[str, dict[str, float]]:
         asked = set(queries) or anchors.partners(modality, (task,))
         sides = upgrades.sides(old, new, (role,), (task,))
         if modality not in sides:
             return {}
-        return measure({m: s for m, s in sides.items() if m in asked}, modality, fitted.adapter, sides[modality])
+        asking = {m: s for m, s in sides.items() if m in asked}
+        return measure(asking, modality, fitted.adapter, sides[modality], maps)
 
     choosing = {t: mean(list(found("choose", t).values())) for t in tasks}
     lines = [
@@ -118,4 +132,5 @@ def advise(  # noqa: PLR0913
     doubt = empty if held is None else Doubt.of(held.old, fitted.adapter(held.old), held.new)
     action = decide(chosen, margin) if chosen and not fitted.still else "upgrade"
     named = {anchors.tasks[t - 1]: share for t, share in (weights or {}).items()}
-    return Advice(old, new, modality, fitted, doubt, action, chosen, measured, tuple(lines), named)
+    kinds = {m: b.kind for m, b in backwards.items()}
+    return Advice(old, new, modality, fitted, doubt, action, chosen, measured, tuple(lines), named, kinds)

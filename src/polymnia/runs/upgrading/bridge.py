@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float32
 from numpy import ndarray
 
-from polymnia.runs.anchors import read
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.encoder import Encoder
 from polymnia.types import Modality
@@ -27,7 +26,7 @@ class Bridge:
 
     def __init__(self, encoder: Encoder, run: Path, old: int):
         self.encoder, self.old, self.model = encoder, old, encoder.model
-        self._upgrades = Upgrades(read(run))
+        self._upgrades = Upgrades.of(run)
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         return self._back("text", self.encoder.encode_text(texts))

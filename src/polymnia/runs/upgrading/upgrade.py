@@ -17,7 +17,6 @@ from polymnia.index.rows import sample, vectors
 from polymnia.index.schema import EncoderCard
 from polymnia.index.store import Index
 from polymnia.index.where import column, quoted
-from polymnia.runs.anchors import read
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.card import card_of
 from polymnia.runs.encoder import load
@@ -86,11 +85,18 @@ def upgrade(
         _same_run(index.cards[signature], card, run, data)
     done = Upgraded(card, [])
     if old:
-        upgrades = Upgrades(read(run), KINDS)
+        upgrades = Upgrades.of(run, KINDS)
         after = {s: index.cards[s].task for s in old}
         found = {
             (s, m): advise(
-                upgrades, after[s], card.task, m, how.queries, how.margin, _shares(index, upgrades, s, m, card.task)
+                upgrades,
+                after[s],
+                card.task,
+                m,
+                how.queries,
+                how.margin,
+                _shares(index, upgrades, s, m, card.task),
+                back=how.mode == "queries",
             )
             for s, m in present
             if s in old
@@ -119,6 +125,9 @@ def _carry_out(
     index: Index, card: EncoderCard, found: dict[tuple[str, Modality], Advice], how: How, done: Upgraded
 ) -> None:
     if how.mode == "queries":
+        lost = [a for a in found.values() if a.loss > how.most_lost]
+        if lost and not how.force:
+            raise UserError(_too_much(lost, how))
         index.bridge({s: card for s, _ in found})
         done.bridged = tuple(sorted({s for s, _ in found}))
         done.left = index.count()
@@ -143,13 +152,13 @@ def _carry_out(
 def _too_much(lost: Sequence[Advice], how: How) -> str:
     worst = max(lost, key=lambda a: a.loss)
     c = worst.chosen
-    better = (
-        "leave them (--mode auto, or --mode queries)" if c["kept"] >= c["self"] else "embed them again (--mode lazy)"
-    )
+    leave, what = "leave them (--mode auto, or --mode queries)", f"mapped {worst.modality} vectors"
+    if how.mode == "queries":
+        leave, what = "ask each encoder's in its own space (--mode auto)", f"queries mapped back to {worst.modality}"
+    better = leave if c["kept"] >= c["self"] else "embed them again (--mode lazy)"
     return (
-        f"mapped {worst.modality} vectors would find {c['upgraded']:.1f} on held-out anchors, {worst.loss:.1f} points "
-        f"less than the best other way and more than --max-loss {how.most_lost:g}: {better}, or pass --force. Nothing "
-        "was changed"
+        f"{what} would find {c[worst.way]:.1f} on held-out anchors, {worst.loss:.1f} points less than the best other "
+        f"way and more than --max-loss {how.most_lost:g}: {better}, or pass --force. Nothing was changed"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from command import Said, command
 from conformance.lessons import TASKS, build, features, learn, mixed
 from conformance.miniature_towers import MINIATURES
+from handmade import task
 from safetensors.torch import load_file, save_file
 from tiny import WORLD, tiny, tiny_recipe
 
@@ -21,7 +25,7 @@ from polymnia.continual.select import SelectConfig, Selector
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import validate
 from polymnia.runs.life import Session
-from polymnia.types import Modality, UserError
+from polymnia.types import AudioFile, Captions, Item, Modality, UserError
 
 METHODS = [n for n in names("methods") if find("methods", n).Method.keeps_towers]
 PROMPTING = [n for n in METHODS if issubclass(find("methods", n).Config, PromptConfig)]
@@ -116,6 +120,32 @@ def test_a_task_of_fewer_samples_than_its_router_has_centres_is_refused(name: st
     message = "task 1 has 12 training samples with audio, fewer than the 13 centres of its router; set select.centres"
     with pytest.raises(UserError, match=message):
         learn(*build([part(name, select={"centres": 13})], of), of, 1)
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_task_of_too_few_samples_is_refused_before_it_is_learned(name: str, towers: Build) -> None:
+    of = towers()
+    model, method = build([part(name, select={"centres": 5})], of)
+    item = Item("a", {"audio": AudioFile(Path("a.wav")), "text": Captions(("one", "two"))}, "g")
+    method.begin_task(model, task(1)._replace(train=(item,) * 5))
+    with pytest.raises(UserError, match="task 1 has 4 training samples with audio, fewer than the 5 centres"):
+        method.begin_task(model, task(1)._replace(train=(item,) * 4))
+
+
+def test_a_dry_run_counts_the_samples_that_are_there_for_a_router(shared: Path, tmp_path: Path) -> None:
+    def rehearse(centres: int) -> Said:
+        method = [{"use": "lora", "per_task": True, "modalities": ["audio"], "select": {"centres": centres}}]
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tiny_recipe(shared, tmp_path / "runs", method=method, train__batch=2)))
+        return command("run", path, "--dry-run", "--json")
+
+    found = rehearse(5)
+    assert found.code == 0, found
+    (plan,) = json.loads(found.out)["plans"]
+    there = min(task["items"]["train"]["present"] for task in plan["tasks"])
+    assert there > 2 * 2  # two batches: what is measured with is fewer
+    assert rehearse(there).code == 0
+    assert f"has {there} training samples with audio, fewer than the {there + 1} centres" in rehearse(there + 1).error
 
 
 @pytest.mark.parametrize("oracle", [False, True])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from polymnia.config import Frozen
-from polymnia.types import Modality, UserError
+from polymnia.types import Captions, Modality, Source, Task, UserError
 
 
 class SelectConfig(Frozen):
@@ -81,13 +81,22 @@ class Selector(Progress):
         self.cfg, self.seed = cfg, seed
         self.register_buffer("centres", torch.zeros(tasks, cfg.centres, dim))
 
-    def learn(self, task: int, queries: Float[Tensor, "n d"]) -> None:
-        """Keep the centres of a finished task. Raises UserError for fewer samples than centres."""
-        if len(queries) < self.cfg.centres:
+    def start(self, task: Task) -> None:
+        """From now on a task is being learned. Raises UserError where it has fewer samples than centres."""
+        if task.train:  # refused before it is learned, not after
+            self._enough(task.index, sum(_samples(item.sources.get(self.modality)) for item in task.train))
+        self.begin(task.index)
+
+    def _enough(self, task: int, samples: int) -> None:
+        if samples < self.cfg.centres:
             raise UserError(
-                f"task {task} has {len(queries)} training samples with {self.modality}, fewer than the "
+                f"task {task} has {samples} training samples with {self.modality}, fewer than the "
                 f"{self.cfg.centres} centres of its router; set select.centres lower"
             )
+
+    def learn(self, task: int, queries: Float[Tensor, "n d"]) -> None:
+        """Keep the centres of a finished task. Raises UserError for fewer samples than centres."""
+        self._enough(task, len(queries))
         from sklearn.cluster import KMeans  # half a second that only these methods need
         from sklearn.exceptions import ConvergenceWarning
 
@@ -109,3 +118,7 @@ class Selector(Progress):
             none = ~self.left[:learned].repeat_interleave(self.cfg.centres)
             chosen = far.masked_fill(none, torch.inf).argmin(1) // self.cfg.centres + 1
         return chosen if task is None else torch.where(self.told(task, self.cfg.oracle), task, chosen)
+
+
+def _samples(source: Source | None) -> int:
+    return len(source.texts) if isinstance(source, Captions) else int(source is not None)

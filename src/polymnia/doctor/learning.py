@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polymnia.continual.chain import Chain
+from polymnia.continual.select import SelectConfig
 from polymnia.continual.snapshot import Snapshot
 from polymnia.data.loader import Clean
 from polymnia.data.tasks import needed
@@ -144,7 +145,7 @@ def _measure(recipe: Recipe, lesson: Lesson, part: Part, model: Model, method: C
     made: list[MadeUp] = []
 
     def measure(rows: int) -> Cost:
-        made[:] = [MadeUp(model, part.modalities, rows, lesson.task.index)]
+        made[:] = [MadeUp(model, part.modalities, rows, lesson.task.index, _routed(recipe))]
         return timing.step(model, method, lesson.objective, made[0], lesson.train, recipe.seed)
 
     beside = _rehearsed(recipe) if lesson.task.index > 1 else 0
@@ -156,6 +157,12 @@ def _measure(recipe: Recipe, lesson: Lesson, part: Part, model: Model, method: C
 def _rehearsed(recipe: Recipe) -> int:
     """Rows that methods with a memory add to a batch: their key ``rows``."""
     return sum(rows for part in recipe.method if isinstance(rows := getattr(part.config, "rows", 0), int))
+
+
+def _routed(recipe: Recipe) -> int:
+    """Rows that routers need when a task ends: one a centre."""
+    chosen = (getattr(part.config, "select", None) for part in recipe.method)
+    return max((s.centres for s in chosen if isinstance(s, SelectConfig)), default=0)
 
 
 def _still(model: Model, cached: set[Modality], data: Data) -> Iterator[nn.Parameter]:

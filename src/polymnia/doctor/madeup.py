@@ -19,12 +19,12 @@ EPOCH = 1000  # batches: no measurement comes to its end
 
 
 class MadeUp:
-    """Batches of ``rows`` rows that have all ``modalities``, always the same two."""
+    """Batches of ``rows`` rows that have all ``modalities``, always the same few: two, or as many as hold ``least``
+    rows, which is what a method looks at when a task ends."""
 
-    clean_batches = 2
-
-    def __init__(self, model: Model, modalities: Sequence[Modality], rows: int, task: int):
+    def __init__(self, model: Model, modalities: Sequence[Modality], rows: int, task: int, least: int = 0):
         rng = np.random.default_rng(0)
+        self.clean_batches = max(2, -(-least // rows))
         self.made = [_batch(model, modalities, rows, task, rng) for _ in range(self.clean_batches)]
 
     def __len__(self) -> int:

@@ -72,7 +72,7 @@ class Method(AbstractMethod):
             updates.requires_grad_(number == now)
         self.now = tuple(m for m in self.routers if any(m in pair for pair in task.pairs))
         for m in self.now:
-            self.routers[m].begin(task.index)
+            self.routers[m].start(task)
         # Not at construction: before the first task the tower is as it came, and who loads a run needs no such folder.
         if self.cfg.init is not None and task.index == 1:
             for updates in self.updates:

@@ -108,7 +108,7 @@ class Method(AbstractMethod):
         for number, gates in enumerate(self.gates, start=1):
             gates.requires_grad_(number == task.index)
         for m in self.now:
-            self.routers[m].begin(task.index)
+            self.routers[m].start(task)
         if can_read(model) or (self.cfg.contrast and len(self.gates) > 1):
             self.similarity.learn(model)
 

@@ -67,7 +67,7 @@ class Method(AbstractMethod):
         for number, gates in enumerate(self.gates, start=1):
             gates.requires_grad_(number == task.index)
         for m in self.now:
-            self.routers[m].begin(task.index)
+            self.routers[m].start(task)
 
     def features(
         self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known

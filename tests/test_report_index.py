@@ -32,6 +32,18 @@ def test_stale_and_upgraded_recall_are_columns_of_the_summary_over_seeds(tmp_pat
     assert "stale index" in page and "What becomes of an index when its encoder learns" in page
 
 
+def test_a_mean_over_some_of_the_seeds_says_so_and_is_never_best(tmp_path):
+    lwf = [measured(write_run(tmp_path / f"l{s}", "lwf", s, media=False), s) for s in range(3)]
+    er = [write_run(tmp_path / f"e{s}", "er", s, media=False) for s in range(3)]
+    runs = [*lwf, measured(er[0], 30.0), *er[1:]]  # one seed of er, and better than all of lwf
+    report = write_report(runs, tmp_path / "out")
+    summary = next(line for line in report.markdown.read_text().splitlines() if line.startswith("| er |"))
+    assert " 50.0 (1 of 3 seeds) " in summary and "**50.0" not in summary
+    assert "1 of 3 seeds" in report.html.read_text()
+    (table,) = (line for line in report.markdown.read_text().splitlines() if line.startswith("| er | 110.0"))
+    assert "50.0 (1 of 3 seeds)" in table
+
+
 def test_without_measures_the_report_is_silent_about_indexes(tmp_path):
     report = write_report([write_run(tmp_path / "er", "er", media=False)], tmp_path / "out")
     assert "stale index" not in report.html.read_text() + report.markdown.read_text()

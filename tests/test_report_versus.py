@@ -160,7 +160,7 @@ def test_scores_that_are_not_made_of_ranks_are_compared_seed_by_seed(by_class: l
     report = write_report(by_class, tmp_path / "out")
     assert "Student&#39;s t over differences of the same seed" in report.html.read_text()
     assert "by more than the choice of seeds explains" in report.markdown.read_text()
-    assert f"| {words.digits(share, ' %', signed=True)} |" in report.markdown.read_text()
+    assert f"| {words.digits(share, ' %', signed=True)} (2 of 3 seeds) |" in report.markdown.read_text()
 
 
 def test_one_seed_gives_the_difference_without_an_interval(by_class: list[Path], tmp_path: Path):

@@ -108,6 +108,11 @@ class Row:
     tips: dict[str, str] = field(default_factory=dict)
     over: str = ""
 
+    def partly(self, key: str) -> str:
+        """Of how many of the row's seeds a value is the mean, where some have none; such a value is never best."""
+        value = self.cells.get(key)
+        return f"{value.n} of {words.seeds(self.seeds)}" if value and value.n < len(self.seeds) else ""
+
     def plain(self, head: str) -> dict[str, Any]:
         """The row as plain data."""
         cells = {k: None if v is None else asdict(v) for k, v in self.cells.items()}

@@ -70,7 +70,7 @@ def named_tables(summary: Mapping[str, Sequence[Row]]) -> list[str]:
 def index_table(summary: Mapping[str, Sequence[Row]]) -> list[str]:
     """What becomes of an index when its encoder learns."""
     rows = with_index(next(iter(summary.values()), ()))
-    lines = [[cell(r.label), *[c.text(r.cells.get(c.key)) for c in INDEXED]] for r in rows]
+    lines = [[cell(r.label), *[_of_some(c.text(r.cells.get(c.key)), r.partly(c.key)) for c in INDEXED]] for r in rows]
     return (
         ["## An index when its encoder learns", grid(["method", *[c.title for c in INDEXED]], lines)] if lines else []
     )
@@ -90,9 +90,13 @@ def map_tables(maps: Mapping[str, TaskMap]) -> list[str]:
 def summary_table(methods: Sequence[Method], rows: Sequence[Row]) -> str:
     shown, lines = columns(methods, rows), []
     for row in rows:
-        said = [(c.key, c.text(row.cells.get(c.key))) for c in shown]
+        said = [(c.key, _of_some(c.text(row.cells.get(c.key)), row.partly(c.key))) for c in shown]
         name = cell(row.label + (f" ({row.note})" if row.note else ""))
         lines.append([f"*{name}*" if row.kind == "reference" else name, words.seeds(row.seeds)])
         lines[-1] += [f"**{text}**" if key in row.best else text for key, text in said]
     titles = [c.title + (f" ({c.of})" if c.of else "") for c in shown]
     return grid(["method", "seeds", *map(cell, titles)], lines)
+
+
+def _of_some(text: str, seeds: str) -> str:
+    return f"{text} ({seeds})" if seeds else text

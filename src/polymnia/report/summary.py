@@ -17,7 +17,8 @@ def rows(methods: Sequence[Method], head: str) -> list[Row]:
     able = [r for r in own if not r.note]
     wins: dict[str, set[str]] = {}
     for column in columns(methods):
-        shown = {r.label: round(c.mean, 1) * column.better for r in able if (c := r.cells.get(column.key))}
+        whole = [(r.label, c) for r in able if (c := r.cells.get(column.key)) and not r.partly(column.key)]
+        shown = {label: round(c.mean, 1) * column.better for label, c in whole}
         if column.better and len(shown) > 1:
             wins[column.key] = {label for label, v in shown.items() if v == max(shown.values())}
     marked = [replace(r, best=frozenset(k for k, w in wins.items() if r.label in w)) for r in own]

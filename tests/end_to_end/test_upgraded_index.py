@@ -82,6 +82,7 @@ def test_an_index_is_made_upgraded_and_searched_by_the_commands(index: Path):
     asked = command("search", index, "a calm sea", "-k", 3, "--json")
     assert asked.code == 0 and len(json.loads(asked.out)) > 0
     assert counts(str(index), [h["id"] for h in json.loads(asked.out)]) == {h["id"]: 1 for h in json.loads(asked.out)}
+    assert command("index", "search", index, "a calm sea", "-k", 3, "--json").out == asked.out  # by its other name
     dry = command("index", "upgrade", index, small_run(), "--dry-run")
     assert dry.code == 0
     assert "mean of R@1, R@5 and R@10" in dry.out and "audio>audio" in dry.out and "rows mapped" not in dry.out

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from polymnia.cli import index as index_commands
 from polymnia.cli.words import AsJson, RunsNow
 from polymnia.errors import UserError
 
 app = typer.Typer()
 
 
+@index_commands.app.command("search")
 @app.command()
 def search(  # noqa: PLR0913 (each is a word of the command)
     place: Annotated[str, typer.Argument(metavar="WHERE", help="an index, or the folder of a run")],

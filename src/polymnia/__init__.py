@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from polymnia.runs.life import Run
     from polymnia.runs.study import Study
 
-__all__ = ["__version__", "embed_files", "load", "run", "study"]
+__all__ = ["__version__", "embed_files", "extend", "load", "run", "study"]
 
 
 def run(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Run:
@@ -37,6 +37,17 @@ def study(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] |
     from polymnia.runs.study import study as run_study
 
     return run_study(recipe, overrides or {})
+
+
+def extend(run: str | Path, more: str | Path | Mapping[str, Any], data: str | Path | None = None) -> Run:
+    """A finished run with more tasks: what it learned before is taken over, not learned again.
+
+    ``more``: ``tasks`` as a recipe has them (and ``watch``), or the path of a YAML file with them; ``data``: where the
+    run's data folder is now.
+    """
+    from polymnia.runs.extend import extend as go_on
+
+    return go_on(Path(run), Path(more) if isinstance(more, str) else more, None if data is None else Path(data))
 
 
 def load(folder: str | Path, task: int | None = None, data: str | Path | None = None) -> Encoder:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from polymnia.cli.words import Overrides, With, bars, recipes
 from polymnia.errors import UserError
+
+if TYPE_CHECKING:
+    from polymnia.report.tables import Report
 
 app = typer.Typer()
 WIDE = 160  # columns of tables that go into a file
@@ -60,6 +63,23 @@ def _rehearse(recipe: Path, changes: dict[str, object], as_json: bool) -> None:
 
 
 @app.command()
+def extend(
+    run: Annotated[Path, typer.Argument(help="the folder of a finished run")],
+    more: Annotated[Path, typer.Argument(help="a YAML file with the tasks to add, as a recipe has them (and watch)")],
+    data: Annotated[Path | None, typer.Option(help="the run's data folder, if it was moved")] = None,
+) -> None:
+    """Teach a finished run more tasks, without learning again what it knows. The same command resumes."""
+    from polymnia.report.page import write_report
+    from polymnia.runs.extend import extend as go_on
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    with bars() as progress:
+        done = go_on(run, more, data, lambda what, n, of: progress(run.name, what, n, of))
+    _show(write_report([done.folder], done.folder / "report"))
+    typer.echo(f"run: {done.folder}")
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
     """The main job on the embedded synthetic data: from nothing to a report and a search, in minutes."""
     from polymnia.recipe import parse_overrides
@@ -74,19 +94,24 @@ def demo(overrides: Overrides = None) -> None:
 
 
 def _study(recipe: Path, changes: dict[str, object]):  # noqa: ANN202 (its type would import torch)
-    from rich.console import Console
-
-    from polymnia.report.tables import print_table
     from polymnia.runs.study import study
 
     # A first SIGTERM is handled by the run, which saves; before it starts, it ends the process as usual.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     with bars() as progress:
         done = study(recipe, changes, progress)
-    console = Console()
-    print_table(done.report, console)
-    console.print(f"report: {done.report.html}", soft_wrap=True)
+    _show(done.report)
     return done
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+
+    from polymnia.report.tables import print_table
+
+    console = Console()
+    print_table(report, console)
+    console.print(f"report: {report.html}", soft_wrap=True)
 
 
 @app.command()
@@ -95,14 +120,9 @@ def report(
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("report"),
 ) -> None:
     """Compare runs: Markdown, CSV, and one self-contained HTML page."""
-    from rich.console import Console
-
     from polymnia.report.page import write_report
-    from polymnia.report.tables import print_table
 
-    written = write_report(runs, out)
-    print_table(written, Console())
-    typer.echo(f"report: {written.html}")
+    _show(write_report(runs, out))
 
 
 @app.command()

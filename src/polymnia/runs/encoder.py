@@ -11,6 +11,7 @@ import yaml
 
 from polymnia.config import Part
 from polymnia.continual.chain import keeps_towers, prompts
+from polymnia.data.disk import read_json
 from polymnia.models.tower import AbstractTower
 from polymnia.recipe import Recipe, validate
 from polymnia.runs import assemble
@@ -111,6 +112,12 @@ def read_recipe(folder: Path) -> Recipe:
     if not path.exists():
         raise UserError(f"{folder} is no run folder: it has no recipe.yaml")
     return validate(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+
+
+def other_names(run: Path, after: int) -> list[str]:
+    """Signatures that the same encoder had in shorter runs, which this one went on from."""
+    extends = read_json(run / "meta.json").get("extends") or {}
+    return list(extends.get("encoders", {}).get(str(after), []))
 
 
 def read_matrix(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from polymnia.train.trainer import Step, Trainer, validation_loss
 from polymnia.types import Task, UserError
 
 OnStep = Callable[[str, int, int], None]  # what, steps done, of how many
+Behind = Callable[["Session", record.Log], dict[str, Any]]
 
 
 class Interrupted(SystemExit):
@@ -57,9 +58,13 @@ class Run:
 
 
 class Session:
-    """One run from its recipe: build everything, then ``go``."""
+    """One run from its recipe: build everything, then ``go``.
 
-    def __init__(self, recipe: Recipe, on_step: OnStep = lambda *_: None):
+    ``behind``: what a run that goes on from a shorter one begins with (see ``polymnia.runs.extend``): it scores what
+    was learned before, and gives the state to go on from.
+    """
+
+    def __init__(self, recipe: Recipe, on_step: OnStep = lambda *_: None, behind: Behind | None = None):
         machine.settle(recipe.threads)
         torch.backends.cudnn.deterministic = True  # else a convolution's gradient differs from run to run on a GPU
         self.recipe, self.on_step = recipe, on_step
@@ -92,7 +97,8 @@ class Session:
         self.sequential = sequential(recipe.method)
         self.lessons = self._lessons()
         self.trainable = self._count_trainable()
-        self.stop = False
+        self.stop, self.behind = False, behind
+        self.extends: dict[str, Any] | None = None  # for meta.json: the shorter run, and names of its encoders
 
     def _decoding(self, done: int, total: int) -> None:
         self.on_step("decoding", done, total)
@@ -155,7 +161,12 @@ class Session:
         with on_sigterm(self._ask_to_stop):
             if not self.book.rows:
                 record.warn_of_broken(log, self.dropped)
-                self._score(0, log)
+                if self.behind is None:
+                    self.score(0, log)
+                else:
+                    state = self.behind(self, log) | {"trainer": None}
+                    started -= state["seconds"]
+                    self._take_over(state, log, started)
             for number, lesson in enumerate(self.lessons):
                 if number < state["lesson"]:
                     continue
@@ -201,14 +212,22 @@ class Session:
         for index in [task.index] if self.sequential else range(1, after + 1):
             self.model.store_heads(index)
         log.write("task", index=task.index, name=task.name, steps=trainer.done, seconds=time.monotonic() - begun)
-        self._score(after, log)
-        self._save_encoder(after)
+        self.score(after, log)
         keep_learned(self.folder, after, self.method.backward_maps)
         self._save(offset + trainer.total, number + 1, None, log, started)
         if self.stop and number + 1 < len(self.lessons):  # asked while scoring
             raise Interrupted
 
-    def _score(self, after: int, log: record.Log) -> None:
+    def _take_over(self, state: Mapping[str, Any], log: record.Log, started: float) -> None:
+        self._load_learner(state)
+        record.begin(self)
+        number = state["lesson"]
+        self._save(sum(s.total(len(b)) for _, _, b, s, _ in self.lessons[:number]), number, None, log, started)
+        if self.stop:
+            raise Interrupted
+
+    def score(self, after: int, log: record.Log) -> None:
+        """A row of scores with the model as it is, its anchors, and its encoder."""
         self.on_step("evaluating", 0, 0)
         routed = (
             routing.accuracy(self.method, self.collection, self.curriculum, self.recipe.eval_split) if after else {}
@@ -221,8 +240,7 @@ class Session:
         tasks = [t if on_test else t._replace(test=t.valid) for t, _ in self.curriculum.tasks]
         classes = {t.index for t, c in self.curriculum.tasks if anchors.of_classes(c.score)}
         anchors.keep(self.folder, after, tasks, embed, self.model.modalities, self.recipe.anchors, classes)
-        if after == 0:
-            self._save_encoder(0)
+        self._save_encoder(after)
 
     def embedder(self) -> Embedder:
         """The function that evaluators see, over the model as it is now."""

@@ -23,7 +23,7 @@ from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.truth import QUERIES, Queries
 from polymnia.index.where import column, quoted, to_sql
 from polymnia.runs.embedding.windows import make_windows, pooled
-from polymnia.runs.encoder import Encoder, load
+from polymnia.runs.encoder import Encoder, load, other_names
 from polymnia.runs.intake import padded
 from polymnia.runs.search import kind_of
 from polymnia.runs.upgrading.bridge import Bridge
@@ -107,7 +107,7 @@ class Encoders:
             if not run.exists():
                 raise UserError(f"the run {run} of the index's encoder is not there: say where it is, --run FOLDER")
             encoder = load(run, card.task, self.data)
-            if encoder.signature == card.signature:
+            if card.signature in (encoder.signature, *other_names(run, card.task)):
                 return encoder
             found.append(f"{run} after task {card.task} is the encoder {encoder.signature}")
         raise UserError(

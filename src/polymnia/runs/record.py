@@ -114,7 +114,7 @@ def _now() -> str:
 def _meta(session: Session) -> dict[str, Any]:
     recipe = session.recipe
     path = session.folder / "meta.json"
-    started = json.loads(path.read_text(encoding="utf-8"))["started"] if path.exists() else _now()
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {
         "name": recipe.name,
         "variant": recipe.variant,
@@ -122,7 +122,7 @@ def _meta(session: Session) -> dict[str, Any]:
         "hash": recipe.hash,
         "recipe_title": recipe.title,
         "synthetic": recipe.synthetic,
-        "started": started,
+        "started": before.get("started") or _now(),
         "finished": None,
         "seconds": 0.0,
         "parameters": parameters.sizes(session),
@@ -132,6 +132,7 @@ def _meta(session: Session) -> dict[str, Any]:
         "tasks": [_task_meta(session, t, list(c.score)) for t, c in session.curriculum.tasks],
         "watched": [t.name for t in session.curriculum.watch],
         "datasets": [asdict(count) for count in session.curriculum.counts],
+        "extends": session.extends or before.get("extends"),
         "leaks": [leak.plain() for leak in session.curriculum.leaks],
         "versions": versions(),
         "environment": {

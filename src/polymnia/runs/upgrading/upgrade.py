@@ -19,7 +19,7 @@ from polymnia.index.store import Index
 from polymnia.index.where import column, quoted
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.card import card_of
-from polymnia.runs.encoder import load
+from polymnia.runs.encoder import load, other_names
 from polymnia.runs.lookup import Encoders, questions
 from polymnia.runs.upgrading.advice import MARGIN, Advice, advise
 from polymnia.runs.upgrading.apply import kinds, upgrade_rows
@@ -168,7 +168,7 @@ def _same_run(old: EncoderCard, new: EncoderCard, run: Path, data: Path | None) 
         known = load(run, old.task, data).signature
     except UserError:
         known = ""
-    if known != old.signature:
+    if old.signature not in (known, *other_names(run, old.task)):
         place = os.fsdecode(unescape(old.run))
         raise UserError(
             f"the index holds vectors of the encoder {old.signature} ({place} after task {old.task}), which is not of "

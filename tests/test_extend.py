@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from command import command
+from prompt_miniatures import PROMPTED
 from small_run import small_recipe, small_root, small_run
 from tiny import WORLD, tiny_recipe
 
@@ -31,6 +32,8 @@ METHODS = {
     "er and lwf": [{"use": "er", "budget": 40000}, {"use": "lwf", "weight": 0.3}],
     "ewc": ["ewc"],
     "lora": [{"use": "lora", "per_task": True, "modalities": ["audio"], "select": {"centres": 2}}],
+    "sprompts and ewc": [{"use": "sprompts", "modalities": ["audio"], "select": {"centres": 2}, "heads": True}, "ewc"],
+    "coda": [{"use": "coda", "modalities": ["audio"]}],
 }
 
 
@@ -67,6 +70,23 @@ def test_an_extended_run_ends_as_if_it_had_had_all_tasks_from_the_beginning(meth
         p.name for p in (whole / "adapters").glob("learned-*")
     )
     assert json.loads((grown / "meta.json").read_text())["extends"]["run"] == short.name
+
+
+@pytest.mark.parametrize("method", [["dualprompt", "ewc"], [{"use": "lpi", "select": {"centres": 2}, "heads": True}]])
+def test_prompts_that_are_drawn_for_all_tasks_at_once_go_on_too(method, shared, tmp_path):
+    raw = tiny_recipe(shared, tmp_path / "runs", method=method, **PROMPTED)
+    short = pm.run(raw | {"tasks": raw["tasks"][:2]}).folder
+    grown = pm.extend(short, {"tasks": raw["tasks"][2:]}).folder
+    assert json.loads((grown / "matrix.json").read_text())["rows"] == [0, 1, 2, 3]
+    then, taken, now = (
+        read_tensors(f / "encoders" / f"after-{n}.safetensors") for f, n in ((short, 2), (grown, 2), (grown, 3))
+    )
+    own = [k for k in then if k.startswith("method.") and ".tasks." in k]
+    assert own and all(torch.equal(then[k], taken[k]) for k in own)
+    learned = [k for k in own if torch.equal(now[k], then[k])]
+    assert len(learned) == len(own)  # finished tasks' prompts stay as they are
+    words = ["a calm sea", "a slow drum"]
+    assert (load(short, 2).encode_text(words) == load(grown, 2).encode_text(words)).all()
 
 
 def steps(folder: Path) -> list[dict]:

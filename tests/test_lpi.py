@@ -15,6 +15,7 @@ from test_lpi_parts import array, cross_entropy, heard, matrix, normed, shaken, 
 from tiny import tiny
 from torch import Tensor
 
+from polymnia.config import parse_part
 from polymnia.continual.method import Setup, embed_batch
 from polymnia.continual.objective import Objective, ObjectiveConfig
 from polymnia.continual.taskdistance import task_map
@@ -427,3 +428,22 @@ def test_other_settings_learn_a_sequence(part: dict, shared: Path, tmp_path: Pat
     begun = load_file(run.folder / "encoders" / "after-1.safetensors")["method.similarity.matrix"]
     assert torch.equal(state["method.similarity.matrix"], begun)  # read when the first task begins, and kept
     assert begun.diagonal().tolist() == [1, 1, 1]
+
+
+def test_the_rows_of_a_joint_run_are_all_of_its_only_task(shared: Path, tmp_path: Path) -> None:
+    method = ["joint", {"use": "lpi", "select": {"centres": 2}, "align": 0, "contrast": 0}]
+    run = Session(tiny(shared, tmp_path, method=method, examples=0, **PROMPTED)).go()
+    first, last = (load_file(run.folder / "encoders" / f"after-{n}.safetensors") for n in (0, 3))
+    banks = [k for k in last if k.startswith("method.bank.tasks.")]
+    moved = {k.split(".")[3] for k in banks if not torch.equal(last[k], first[k])}
+    assert moved == {"0"} and {k.split(".")[3] for k in banks} == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("use", ["ptat", "lpi"])
+def test_a_task_that_neither_prompts_nor_trains_anything_is_refused(use: str) -> None:
+    of = model("audio", "image", "text")
+    settings = {"ptat": {"coupling": "none"}, "lpi": {"align": 0, "contrast": 0, "interaction": None}}[use]
+    chosen = parse_part("methods", {"use": use, "modalities": ["text"], "heads": False, "scale": False, **settings})
+    method = chosen.module.Method(chosen.config, setup(of))
+    with pytest.raises(UserError, match=r"\(audio-image\) trains nothing"):
+        method.begin_task(of, task(1, ("audio", "image")))

@@ -32,10 +32,23 @@ class Method(AbstractMethod):
         self._prompts = (setup.prompts,)  # in a tuple: no part of the state
         parameters = self._held(setup.model)
         self.names = list(parameters)
-        self.importance = nn.ParameterList(torch.zeros_like(parameters[n]) for n in self.names)
-        self.anchor = nn.ParameterList(parameters[n].detach().clone() for n in self.names)
+        # By name and not by place: where more tasks bring more prompts, those of the first keep theirs.
+        keys = [n.replace(".", "/") for n in self.names]
+        held = dict(zip(keys, parameters.values(), strict=True))
+        self.importances = nn.ParameterDict({k: torch.zeros_like(p) for k, p in held.items()})
+        self.anchors = nn.ParameterDict({k: p.detach().clone() for k, p in held.items()})
         self.requires_grad_(False)
         self.register_buffer("finished", torch.zeros((), dtype=torch.long))
+
+    @property
+    def importance(self) -> list[nn.Parameter]:
+        """Of each parameter, in the order of ``names``."""
+        return [self.importances[n.replace(".", "/")] for n in self.names]
+
+    @property
+    def anchor(self) -> list[nn.Parameter]:
+        """What each parameter was when the last task ended, in the order of ``names``."""
+        return [self.anchors[n.replace(".", "/")] for n in self.names]
 
     def _held(self, model: Model) -> dict[str, nn.Parameter]:
         (prompts,) = self._prompts

@@ -33,7 +33,7 @@ class Config(SteerConfig):
 
     ``per_task``: a set of updates a task, frozen afterwards, and how an input finds its own (``select``); else one set
     for all. ``init``: a folder with an adapter of PEFT's for each modality (as ``polymnia export peft`` writes it):
-    what every set of updates starts from when the first task begins.
+    what every set of updates starts from when its first task begins.
     """
 
     rank: PositiveInt = 4
@@ -74,10 +74,9 @@ class Method(AbstractMethod):
         for m in self.now:
             self.routers[m].start(task)
         # Not at construction: before the first task the tower is as it came, and who loads a run needs no such folder.
-        if self.cfg.init is not None and task.index == 1:
-            for updates in self.updates:
-                for m in self.modalities:
-                    read_adapter(self.cfg.init / m, updates[m], model.tower(m))
+        if self.cfg.init is not None and now == task.index:  # a set of updates begins
+            for m in self.modalities:
+                read_adapter(self.cfg.init / m, self.updates[now - 1][m], model.tower(m))
 
     def features(
         self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from polymnia.continual.interaction import DEPTH, InteractionConfig, Interactions
 from polymnia.continual.lowrank import Bank
 from polymnia.continual.method import AbstractMethod, Setup
-from polymnia.continual.prompts import Gates, PromptConfig, ask, asked, begin, prompted, spread
+from polymnia.continual.prompts import Gates, PromptConfig, ask, asked, begin, prompted, refuse_idle, spread
 from polymnia.continual.select import SelectConfig, Selector
 from polymnia.continual.taskdistance import TaskSimilarity, can_read
 from polymnia.models.model import Model
@@ -100,6 +100,7 @@ class Method(AbstractMethod):
 
     def begin_task(self, model: Model, task: Task) -> None:
         begin(model, self.cfg)
+        refuse_idle(self.cfg, self.bank.modalities, task)
         self.task = task.index
         self.now = tuple(m for m in self.bank.modalities if any(m in pair for pair in task.pairs))
         self.bank.begin(task.index)
@@ -143,9 +144,12 @@ class Method(AbstractMethod):
 
     def _choose(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known) -> Int[Tensor, " b"]:
         """Each row's task, from 1; 0 for none."""
-        if self.training and known.task is not None:
-            return known.task
-        return self.routers[modality].choose(ask(model, modality, x, known), known.task)
+        router, task = self.routers[modality], known.task
+        if task is not None and router.current > router.learned:
+            task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the prompts
+        if self.training and task is not None:
+            return task
+        return router.choose(ask(model, modality, x, known), task)
 
     def _prompt(self, modality: Modality, tasks: Int[Tensor, " b"]) -> Prompt:
         """What the rows of these tasks bring along. Only the prompts of tasks that are there are made."""

@@ -36,7 +36,7 @@ from torch.nn.functional import normalize
 from polymnia.continual.coupled import Coupled, CoupledConfig
 from polymnia.continual.method import AbstractMethod, Setup
 from polymnia.continual.objective import shared_rows
-from polymnia.continual.prompts import begin, prompted
+from polymnia.continual.prompts import begin, prompted, refuse_idle
 from polymnia.models.model import Model
 from polymnia.ops.contrastive import clip_loss
 from polymnia.ops.distill import feature_kl, kept_rows, relation_kl
@@ -98,6 +98,7 @@ class Method(AbstractMethod):
 
     def begin_task(self, model: Model, task: Task) -> None:
         begin(model, self.cfg)
+        refuse_idle(self.cfg, self.prompts.modalities, task)
         self.begun.fill_(1)
         self.task, self.pairs = task.index, {frozenset(pair) for pair in task.pairs}
         self.teacher.take(self.prompts, model.heads)

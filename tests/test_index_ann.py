@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from index_rows import DIM, card, rows, unit
 
 from polymnia.index import ann, truth
 from polymnia.index.about import Settings, Tuned
+from polymnia.index.ann import tune
 from polymnia.index.find import Found, approximate
 from polymnia.index.store import Index
 from polymnia.index.truth import Probe, recall
@@ -172,6 +174,17 @@ def test_where_no_kind_finds_enough_every_row_is_compared(index: Index, monkeypa
     assert ann.NAME not in {i.name for i in index.table.list_indices()}
     assert approximate(index.table, tuned, FEW, None) is None and not index.unsettled
     assert len(index.search({"second": world(1, "audio", 1)})[0]) == 10
+
+
+def test_of_two_that_settle_at_once_one_does_it_and_the_other_finds_it_done(tmp_path: Path, monkeypatch):
+    index = Index.create(tmp_path / "index", card(), Settings(exact_below=200))
+    index.add([rows([f"i{n:04d}" for n in range(600)], unit(600, 1))], card())
+    done = []
+    monkeypatch.setattr("polymnia.index.store.tune", lambda *a: done.append(1) or tune(*a))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: i.settle(), [Index.open(index.uri), Index.open(index.uri)]))
+    assert len(done) == 1 and found[0] == found[1] is not None
+    assert not Index.open(index.uri).unsettled
 
 
 def test_settling_that_is_killed_leaves_exact_search_and_is_done_again(index: Index, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 from index_rows import DIM, card, rows, unit
 
+from polymnia.index.background import Samples
 from polymnia.index.hit import Hit
+from polymnia.index.rows import sample
 from polymnia.index.store import Index
 from polymnia.types import UserError
 
@@ -143,6 +145,29 @@ def test_each_encoders_rows_are_asked_in_their_own_space_and_scores_are_comparab
         assert [h.cosine for h in found[q]] == pytest.approx([c for _, _, c in wanted], abs=1e-5)
         # By plain cosine all ten would be of the encoder whose cosines are high anyway.
         assert {h.encoder for h in found[q]} == {"first", "second"}
+
+
+@pytest.mark.parametrize("few", [1, 2, 5])
+def test_the_first_few_rows_of_a_new_encoder_are_found(few: int, tmp_path: Path):
+    old, new = unit(400, 3), unit(few, 4)
+    index = Index.create(tmp_path / "index", card())
+    index.add([rows([f"o{n:03d}" for n in range(400)], old)], card())
+    index.add_encoder(card("second", task=2))
+    index.add([rows([f"n{n}" for n in range(few)], new, "second")], card("second", task=2))
+    asked = {"first": unit(1, 5), "second": new[:1].copy()}
+    assert index.search(asked, k=5)[0][0].id == "n0"  # a cosine of 1, and what it asks of the others is chance
+    back = {"first": old[:1].copy(), "second": unit(1, 6)}
+    assert index.search(back, k=5)[0][0].id == "o000"
+
+
+def test_what_hits_are_compared_with_is_read_once_a_version(two, monkeypatch):
+    index, narrow, wide = two
+    read = []
+    monkeypatch.setattr("polymnia.index.background.sample", lambda *a: read.append(a[1]) or sample(*a))
+    index._samples = Samples()
+    asked = {"first": narrow[:1].copy(), "second": wide[:1].copy()}
+    first = index.search(asked, k=5)
+    assert index.search(asked, k=5) == first and len(read) == 2
 
 
 def test_every_encoder_that_has_rows_must_be_asked(two):

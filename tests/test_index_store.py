@@ -16,7 +16,7 @@ from index_rows import DIM, card, rows, sounds, unit
 from polymnia.index import rows as intake
 from polymnia.index.about import Settings
 from polymnia.index.database import FullError
-from polymnia.index.schema import FORMAT
+from polymnia.index.schema import FORMAT, schema
 from polymnia.index.store import Added, Index
 from polymnia.index.versions import SLACK
 from polymnia.types import UserError
@@ -107,6 +107,21 @@ def test_two_that_add_the_same_at_once_leave_each_row_once(index: Index, monkeyp
 
 
 # --- what is refused
+
+
+def test_a_file_of_another_folder_does_not_take_the_place_of_one_of_the_same_name(tmp_path: Path):
+    def of(root: str, size: int, seed: int) -> pa.RecordBatch:
+        told = rows(["001.wav"], unit(1, seed)).to_pylist()
+        return pa.RecordBatch.from_pylist([r | {"root": root, "bytes": size} for r in told], schema=schema(DIM))
+
+    index = Index.create(tmp_path / "index", card())
+    index.add([of("/jan", 10, 1)], card())
+    with pytest.raises(UserError, match=r"'001.wav' of /feb has the name of another file, of /jan.*--replace"):
+        index.add([of("/feb", 20, 2)], card())
+    assert [r["root"] for b in index.rows(["root"]) for r in b.to_pylist()] == ["/jan"]
+    assert index.add([of("/moved", 10, 1)], card()).replaced == 1  # the same file, in a folder that was moved
+    assert index.add([of("/moved", 30, 3)], card()).replaced == 1  # a file that was changed where it is
+    assert index.add([of("/feb", 20, 2)], card(), over=True).replaced == 1
 
 
 def test_vectors_of_another_encoder_are_refused_with_the_way_out(index: Index):

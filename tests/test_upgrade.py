@@ -1,5 +1,7 @@
 """What is done with the vectors of an older encoder: decided from anchors, and carried out on an index."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,8 +12,10 @@ from torch.nn.functional import normalize
 import polymnia as pm
 from polymnia.index import popularity
 from polymnia.index.rows import vectors
+from polymnia.index.schema import EncoderCard
 from polymnia.index.store import Index
 from polymnia.index.vectors import read_vectors
+from polymnia.runs import lookup
 from polymnia.runs.anchors import Anchor, Anchors, Rows
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.embedding.ask import Ask
@@ -25,7 +29,7 @@ from polymnia.runs.upgrading.lazily import Budget, ranked
 from polymnia.runs.upgrading.upgrade import How, upgrade
 from polymnia.spaces.adapter import Adapter
 from polymnia.spaces.doubt import Doubt
-from polymnia.types import UserError
+from polymnia.types import AudioFile, UserError
 
 
 @pytest.mark.parametrize(
@@ -217,6 +221,45 @@ def test_too_much_loss_is_refused_and_changes_nothing(index):
     assert Index.open(index.uri).version == before
 
 
+def said_to(action: str, kept: float, upgraded: float, new: float):
+    """``advise``, but with these scores on held-out anchors."""
+    scores = {"kept": kept, "stale": 0.0, "upgraded": upgraded, "self": new}
+
+    def advised(*args, **kwargs):
+        return replace(advise(*args, **kwargs), action=action, chosen=scores)
+
+    return advised
+
+
+def test_embedding_again_leaves_what_is_better_kept_unless_it_is_forced(index, monkeypatch):
+    monkeypatch.setattr("polymnia.runs.upgrading.upgrade.advise", said_to("keep", 90.0, 10.0, 60.0))
+    before = by_key(index.rows(["key", "vector"]))
+    done = upgrade(index.uri, small_run(), how=How(mode="lazy"))
+    assert done.mapped == 0 and by_key(Index.open(index.uri).rows(["key", "vector"])) == before
+    forced = upgrade(index.uri, small_run(), how=How(mode="lazy", force=True))
+    assert forced.mapped == 48 and forced.again is not None and forced.again.items > 0
+
+
+def test_mapping_badly_is_refused_where_a_budget_ends_embedding_again_before_all_is_done(index, monkeypatch):
+    monkeypatch.setattr("polymnia.runs.upgrading.upgrade.advise", said_to("re-embed", 10.0, 20.0, 90.0))
+    version = index.version
+    with pytest.raises(UserError, match="70.0 points less .*without a budget"):
+        upgrade(index.uri, small_run(), how=How(mode="lazy", budget=Budget(items=1)))
+    assert Index.open(index.uri).version == version
+    assert (
+        upgrade(index.uri, small_run(), how=How(mode="lazy")).mapped == 48
+    )  # all of them are embedded anew behind it
+
+
+def test_rows_that_are_kept_are_asked_directly_even_if_queries_were_mapped_back_before(index, monkeypatch):
+    upgrade(index.uri, small_run(), how=How(mode="queries", force=True))
+    monkeypatch.setattr("polymnia.runs.upgrading.upgrade.advise", said_to("keep", 90.0, 10.0, 60.0))
+    upgrade(index.uri, small_run(), how=How())
+    now = Index.open(index.uri)
+    old = next(c for c in now.cards.values() if c.task == 1)
+    assert not now.about.bridges and not isinstance(Encoders().into(now, old), Bridge)
+
+
 def test_a_budget_is_for_embedding_again_only(index):
     with pytest.raises(UserError, match="--mode lazy"):
         upgrade(index.uri, small_run(), how=How(mode="vectors", budget=Budget(items=1)))
@@ -228,7 +271,8 @@ def test_queries_mapped_back_leave_every_row_and_find_what_the_old_encoder_found
     assert done.mapped == 0 and len(done.bridged) == 1
     now = Index.open(index.uri)
     assert by_key(now.rows(["key", "vector"])) == before and now.version > version
-    encoders, (card,) = Encoders(), now.cards.values()
+    encoders, (card, newer) = Encoders(), now.cards.values()
+    assert (card.task, newer) == (1, done.card)  # what is embedded from now on may come in
     assert isinstance(encoders.into(now, card), Bridge)
     # texts never moved: their queries need no map, and find with the newer encoder what the older one found
     words = Query("a calm sea")
@@ -248,3 +292,32 @@ def test_a_bridge_maps_a_sound_from_the_new_space_to_the_old(index):
     assert bridge.encode_audio(tone, 16000) == pytest.approx(np.roll(expected, -1, axis=1), abs=1e-4)
     assert bridge.encode_text(["a sea"]) == pytest.approx(old.encode_text(["a sea"]), abs=1e-5)
     assert turned.dim == new.dim
+
+
+def test_what_is_asked_for_more_like_it_is_the_stretch_or_the_words_that_an_item_is(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "polymnia.runs.lookup.encoded",
+        lambda encoder, kind, medium: asked.append((kind, medium)) or np.ones(16, np.float32),
+    )
+    card = EncoderCard("0" * 24, 16, "/run", 1, "one", ("audio",), "tiny-s0")
+    encoders = Encoders()
+    monkeypatch.setattr(encoders, "get", lambda card: None)
+    path = tmp_path / "long.wav"
+    path.write_bytes(b"")
+    row = {"root": str(tmp_path), "source": "long.wav", "modality": "audio", "entry": None, "caption": "a drum"}
+
+    def like(**changes):
+        table = pa.Table.from_pylist([{**row, "start": 2.0, "end": 3.0, **changes}])
+        lookup._anew(table, "item", card, encoders)
+
+    like()
+    like(end=None)
+    like(modality="text")
+    assert asked == [
+        ("audio", AudioFile(path, 2.0, 1.0)),
+        ("audio", AudioFile(path, 2.0, lookup.LONGEST)),  # bounded, however long it is
+        ("text", "a drum"),
+    ]
+    with pytest.raises(UserError, match="its file is not here"):
+        like(source="gone.wav")

@@ -46,13 +46,22 @@ def create(
 
 @app.command("add")
 def add(
-    index: IndexPlace, vectors: VectorsFolder, runs: RunsNow = None, data: MovedData = None, as_json: AsJson = False
+    index: IndexPlace,
+    vectors: VectorsFolder,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="also put files in the place of others of that name in another folder")
+    ] = False,
+    runs: RunsNow = None,
+    data: MovedData = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the vectors of a folder into an index; what is there as it is stays. The same command goes on."""
-    _add(index, vectors, runs, data, as_json)
+    _add(index, vectors, runs, data, as_json, replace)
 
 
-def _add(index: str, vectors: Path, runs: list[Path] | None, data: Path | None, as_json: bool) -> None:
+def _add(
+    index: str, vectors: Path, runs: list[Path] | None, data: Path | None, as_json: bool, over: bool = False
+) -> None:
     from dataclasses import asdict
 
     from polymnia.cli.words import bars
@@ -64,7 +73,9 @@ def _add(index: str, vectors: Path, runs: list[Path] | None, data: Path | None, 
         typer.echo(f"{vectors}: `polymnia embed` has not come to its end there; adding what is done", err=True)
     with bars() as show:
         total = source.rows
-        done = opened.add(source, source.card, lambda a: show("index", "rows", a.new + a.replaced + a.same, total))
+        done = opened.add(
+            source, source.card, lambda a: show("index", "rows", a.new + a.replaced + a.same, total), over
+        )
         _settle(opened, runs, data, lambda what: show("index", what, 0, 0))
     if as_json:
         _print({"index": index, **asdict(done), "rows": opened.count(), "version": opened.version})
@@ -77,6 +88,8 @@ def _add(index: str, vectors: Path, runs: list[Path] | None, data: Path | None, 
 
 def _settle(index: Index, runs: list[Path] | None, data: Path | None, say: Callable[[str], None]) -> None:
     """Choose the approximate index where one is due, with texts as queries where the encoder is at hand."""
+    from polymnia.index.database import OvertakenError
+
     queries = {}
     if index.unsettled:
         from polymnia.runs.lookup import Encoders, questions
@@ -85,7 +98,11 @@ def _settle(index: Index, runs: list[Path] | None, data: Path | None, say: Calla
             queries = questions(index, Encoders(runs or (), data))
         except UserError as error:
             typer.echo(f"approximate search is measured with rows alone, no texts as queries: {error}", err=True)
-    index.settle(queries, say)
+    try:
+        index.settle(queries, say)
+    except OvertakenError:  # the rows are in, and every one that is not in the approximate index is compared
+        said = "others add to it now; approximate search waits for the next add or compact"
+        typer.echo(f"{index.uri}: {said}", err=True)
 
 
 @app.command("delete")

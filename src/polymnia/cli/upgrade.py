@@ -28,7 +28,7 @@ def index_upgrade(  # noqa: PLR0913 (each is a word of the command)
         Ways,
         typer.Option(
             help="auto: what was measured to be best; vectors: map all rows; queries: leave all rows and map queries "
-            "back; lazy: map all, then embed again by importance"
+            "back; lazy: as auto, then embed what was mapped again by importance"
         ),
     ] = "auto",
     queries: Annotated[

@@ -17,7 +17,7 @@ from filelock import FileLock
 from polymnia.types import UserError
 
 ITEMS = "items"  # the table
-LOCK = ".lock"
+LOCK, SETTLING = ".lock", ".settling"
 TRIES = 12  # commits that another writer overtook
 FULL = re.compile(r"no space left|file too large|disk quota|os error (28|27|122)\b", re.IGNORECASE)
 OVERTAKEN = re.compile(r"commit conflict|concurrent|retryable", re.IGNORECASE)
@@ -79,17 +79,18 @@ def explained(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(uri: str) -> Iterator[None]:
+def writing(uri: str, name: str = LOCK) -> Iterator[None]:
     """One writer at a time on this machine: two that add the same new key at once would both insert it.
 
-    Elsewhere than in a folder only the database itself keeps writers apart: by refusing commits that others overtook.
+    ``name``: SETTLING for what takes long and leaves rows as they are; others may write meanwhile. Elsewhere than in a
+    folder only the database itself keeps writers apart: by refusing commits that others overtook.
     """
     if not is_local(uri):
         with nullcontext():
             yield
         return
     try:
-        lock = FileLock(str(Path(uri) / LOCK))
+        lock = FileLock(str(Path(uri) / name))
         lock.acquire()
     except OSError as error:
         raise UserError(f"{uri}: cannot be written ({error.strerror or error})") from error

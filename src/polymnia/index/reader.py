@@ -11,11 +11,12 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from polymnia.index.about import About, read_about
+from polymnia.index.background import Samples
 from polymnia.index.database import ITEMS, connect, explained, place
 from polymnia.index.hit import Hit
 from polymnia.index.info import Info, info
 from polymnia.index.opening import go_back, look
-from polymnia.index.schema import EncoderCard
+from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.search import Ask, search
 from polymnia.index.versions import Version, versions
 from polymnia.index.where import among, column, quoted, to_sql
@@ -34,6 +35,7 @@ class Reader:
     def __init__(self, uri: str, table: Any, about: About, past: bool = False):
         self.uri, self.table, self.about, self.past = uri, table, about, past
         self._counted: tuple[int, dict[str, int]] = (-1, {})
+        self._samples = Samples()
 
     @classmethod
     def open(cls: type[Own], uri: str | Path, version: int | None = None) -> Own:
@@ -111,6 +113,12 @@ class Reader:
             found = self.table.search().where(" OR ".join(parts) or "false").to_arrow()
         return found.sort_by("key")
 
+    def wholes(self, ids: Collection[str], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows of whole items, without their windows, of which an item may have thousands."""
+        sql = f"{among('id', ids)} AND {column('window')} = {WHOLE}"
+        with explained(self.uri):
+            return self.table.search().where(sql).select(list(columns)).to_arrow()
+
     def search(
         self,
         queries: Mapping[str, Float[np.ndarray, "q d"]],
@@ -130,4 +138,4 @@ class Reader:
         """
         ask = Ask(k, modality, where, exact, per_item, tuple(without))
         with explained(self.uri):
-            return search(self.table, self.about, self.spaces, self.uri, queries, ask)
+            return search(self.table, self.about, self.spaces, self.uri, queries, ask, self._samples)

@@ -23,12 +23,16 @@ APART = 1e-3  # from unit length
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a commit has to write: rows that are ``new`` or ``changed``; ``gone``: keys of windows no longer there."""
+    """What a commit has to write: rows that are ``new`` or ``changed``; ``gone``: keys of windows no longer there.
+
+    ``clash``: an id that another file of another folder has already, and both folders.
+    """
 
     new: pa.Table
     changed: pa.Table
     same: int
     gone: tuple[str, ...]
+    clash: tuple[str, str, str] | None = None
 
 
 class Stream:
@@ -144,12 +148,24 @@ def compared(table: Any, rows: pa.Table) -> Changes:
     known = at.is_valid()
     old = there.take(pc.fill_null(at, 0)) if there.num_rows else None
     same = pa.array(np.zeros(rows.num_rows, dtype=bool)) if old is None else pc.and_(known, _equal(rows, old))
+    changed = pc.and_not(known, same)
     return Changes(
         new=rows.filter(pc.invert(known)),
-        changed=rows.filter(pc.and_not(known, same)),
+        changed=rows.filter(changed),
         same=pc.sum(same).as_py() or 0,
         gone=_gone(rows, there),
+        clash=None if old is None else _clash(rows.filter(changed), old.filter(changed)),
     )
+
+
+def _clash(rows: pa.Table, old: pa.Table) -> tuple[str, str, str] | None:
+    """The first id that stands for another file of another folder, which is no file that changed or moved."""
+    state = ["id", "root", "bytes", "changed"]
+    for new, there in zip(rows.select(state).to_pylist(), old.select(state).to_pylist(), strict=True):
+        apart = new["root"] and there["root"] and new["root"] != there["root"]
+        if apart and (new["bytes"], new["changed"]) != (there["bytes"], there["changed"]):
+            return new["id"], there["root"], new["root"]
+    return None
 
 
 def _last(rows: pa.Table) -> pa.Table:

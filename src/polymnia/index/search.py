@@ -49,20 +49,20 @@ def search(
     uri: str,
     queries: Mapping[str, Float[np.ndarray, "q d"]],
     ask: Ask,
+    samples: background.Samples,
 ) -> list[list[Hit]]:
     """The hits of each query, as ``Index.search`` says. ``rows``: of each encoder that has some."""
     number, given = _asked(queries, about, rows, uri), ask.sql()
     queries = {signature: queries[signature] for signature in rows}
-    spaces: list[list[list[find.Found]]] = []
+    spaces: dict[str, list[list[find.Found]]] = {}
     for signature, vectors in queries.items():
         own = f"{column('encoder')} = {quoted(signature)}" if len(rows) > 1 else None
         sql = every(own, given)
         tuned = None if ask.exact else find.approximate(table, about.tuned, about.settings.exact_below, sql)
-        found = find.nearest(table, vectors, ask.k, sql, tuned, ask.per_item)
-        if len(queries) > 1:
-            found = background.scored(table, signature, vectors, found)
-        spaces.append(found)
-    return [find.merged([space[q] for space in spaces], ask.k, ask.per_item) for q in range(number)]
+        spaces[signature] = find.nearest(table, vectors, ask.k, sql, tuned, ask.per_item)
+    if len(queries) > 1:
+        spaces = background.scored(table, samples, queries, spaces)
+    return [find.merged([space[q] for space in spaces.values()], ask.k, ask.per_item) for q in range(number)]
 
 
 def _asked(queries: Mapping[str, np.ndarray], about: About, rows: Mapping[str, int], uri: str) -> int:

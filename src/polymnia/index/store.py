@@ -10,7 +10,17 @@ import pyarrow as pa
 
 from polymnia.index.about import About, Settings, Tuned
 from polymnia.index.ann import NAME, tune
-from polymnia.index.database import ITEMS, committed, connect, explained, is_local, place, writing
+from polymnia.index.database import (
+    ITEMS,
+    SETTLING,
+    OvertakenError,
+    committed,
+    connect,
+    explained,
+    is_local,
+    place,
+    writing,
+)
 from polymnia.index.opening import go_back, make_room, there_is
 from polymnia.index.reader import Reader
 from polymnia.index.rows import Stream, checked, compared, gathered
@@ -21,6 +31,7 @@ from polymnia.index.where import among, to_sql
 from polymnia.types import UserError
 
 SCATTERED = 16  # small files that are left as they are
+SETTLES = 3  # times that settling is begun again, as others wrote meanwhile
 GROWN = 2  # times as many rows: the approximate index is chosen anew
 
 
@@ -62,34 +73,48 @@ class Index(Reader):
         self._tell(lambda about: replace(about, cards={**about.cards, card.signature: card}))
 
     def bridge(self, cards: Mapping[str, EncoderCard]) -> None:
-        """Let rows of some encoders be asked by queries of others, mapped back: the new one by the older signature."""
-        self._tell(lambda about: replace(about, bridges={**about.bridges, **cards}))
+        """Let rows of some encoders be asked by queries of others, mapped back: the new one by the older signature.
+
+        The index may hold rows of the newer ones, too.
+        """
+        newer = {c.signature: c for c in cards.values()}
+        self._tell(lambda about: replace(about, cards={**about.cards, **newer}, bridges={**about.bridges, **cards}))
+
+    def ask_directly(self, signatures: Collection[str]) -> None:
+        """Let rows of some encoders be asked by their own encoder again: no queries are mapped back to them."""
+        if self.about.bridges.keys() & set(signatures):
+            left = {s: c for s, c in self.about.bridges.items() if s not in signatures}
+            self._tell(lambda about: replace(about, bridges=left))
 
     def add(
         self,
         batches: Iterable[pa.RecordBatch],
         card: EncoderCard,
         progress: Callable[[Added], None] | None = None,
+        over: bool = False,
     ) -> Added:
         """Put rows in, by their keys: new ones are inserted, others replaced, and what is there as it is stays.
 
         Commits of at most 64 MB: memory is bounded, and after a kill the same call goes on. Two processes may add at
-        once. Raises UserError for rows of another encoder than ``card``, a card that the index does not hold, or a
-        full disk; what was committed before stays.
+        once. ``over``: files of one folder may take the place of others of the same name in another. Raises UserError
+        where they would and should not, for rows of another encoder than ``card``, a card that the index does not
+        hold, or a full disk; what was committed before stays.
         """
         self._now()
         _ours(card, self.refresh().about, self.uri)
         done = Added()
         for chunk in gathered((checked(b, self.cards, self.dim, {card.signature}) for b in batches), self.dim):
-            done += committed(self.uri, lambda chunk=chunk: self._merge(chunk, card))
+            done += committed(self.uri, lambda chunk=chunk: self._merge(chunk, card, over))
             if progress is not None:
                 progress(done)
         self.refresh()
         return done
 
-    def _merge(self, chunk: pa.Table, card: EncoderCard) -> Added:
+    def _merge(self, chunk: pa.Table, card: EncoderCard, over: bool) -> Added:
         _ours(card, self.refresh().about, self.uri)  # again: it may have been upgraded meanwhile
         changes = compared(self.table, chunk)
+        if changes.clash is not None and not over:
+            raise UserError(_taken(*changes.clash))
         rows = pa.concat_tables([changes.new, changes.changed])
         if rows.num_rows or changes.gone:
             merge = self.table.merge_insert("key").when_matched_update_all().when_not_matched_insert_all()
@@ -143,9 +168,19 @@ class Index(Reader):
         among the rows, such as texts where there are only sounds. Gives how it searches now.
         """
         self._now()
+        for tried in range(SETTLES):
+            try:
+                with writing(self.uri, SETTLING):  # who waited for another finds nothing left to do
+                    return self._settle(queries, say)
+            except OvertakenError:  # rows came while an index of them was built
+                if tried + 1 == SETTLES:
+                    raise
+        raise AssertionError
+
+    def _settle(self, queries: Queries | None, say: Callable[[str], None]) -> Tuned | None:
         tuned = self.refresh().about.tuned
         if self._scattered:
-            self.compact()
+            self._compact()
         if not self.unsettled:
             if tuned is not None and tuned.kind != "exact":
                 self._take_in()
@@ -175,7 +210,7 @@ class Index(Reader):
         with explained(self.uri):
             stats = self.table.index_stats(NAME)
         if stats is None or stats.num_unindexed_rows > self.about.settings.exact_below:
-            self.compact()
+            self._compact()
 
     def compact(self, keep_days: int | float | None = None, keep_versions: int | None = None) -> None:
         """Join small files, take new rows into the approximate index, and forget versions if asked to.
@@ -183,10 +218,14 @@ class Index(Reader):
         ``keep_days``: versions older than that go; ``keep_versions``: all but so many of the latest.
         """
         self._now()
+        with writing(self.uri, SETTLING):
+            self._compact(keep_days, keep_versions)
+
+    def _compact(self, keep_days: int | float | None = None, keep_versions: int | None = None) -> None:
         with writing(self.uri), explained(self.uri):
             self.refresh()
             oldest = age(versions(self.table), keep_days, keep_versions)
-            # Under the lock there is no other writer here: what a killed one left behind is no one's.
+            # Under both locks nobody else writes here: what a killed one left behind is no one's.
             self.table.optimize(cleanup_older_than=oldest, delete_unverified=is_local(self.uri))
             self.refresh()
 
@@ -214,6 +253,13 @@ class Index(Reader):
     def _now(self) -> None:
         if self.past:
             raise UserError(f"{self.uri} was opened at its version {self.version}, which stays as it is")
+
+
+def _taken(item: str, there: str, new: str) -> str:
+    return (
+        f"'{item}' of {new} has the name of another file, of {there}, which is in the index: embed the folder that "
+        "holds both, so that their names differ, or pass --replace to put the one in the other's place"
+    )
 
 
 def _ours(card: EncoderCard, about: About, uri: str) -> None:

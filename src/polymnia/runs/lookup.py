@@ -22,6 +22,7 @@ from polymnia.index.rows import sample, vectors
 from polymnia.index.schema import WHOLE, EncoderCard
 from polymnia.index.truth import QUERIES, Queries
 from polymnia.index.where import column, quoted, to_sql
+from polymnia.runs.embedding.plans import SHOWN
 from polymnia.runs.embedding.windows import make_windows, pooled
 from polymnia.runs.encoder import Encoder, load, other_names
 from polymnia.runs.intake import padded
@@ -30,7 +31,9 @@ from polymnia.runs.upgrading.bridge import Bridge
 from polymnia.types import AudioFile, AudioSpec, ImageFile, Modality, UserError
 
 Vector = Float32[np.ndarray, " d"]
+Medium = str | Path | ImageFile | AudioFile
 MEDIA = "modality != 'text'"
+LONGEST = 600.0  # seconds of an item that are embedded to ask for more like it
 LEAST = 1e-6  # length of a query that points somewhere
 
 
@@ -195,17 +198,25 @@ def _example(index: Reader, name: str, card: EncoderCard, encoders: Encoders) ->
 
 def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> Vector:
     """An item that has no row of this encoder yet: from its file."""
-    for row in rows.select(["root", "source", "modality", "entry"]).to_pylist():
+    own = encoders.get(card)  # and no bridge: what is in the index is no query
+    for row in rows.select(["root", "source", "modality", "entry", "start", "end", "caption"]).to_pylist():
+        if row["modality"] == "text" and row["caption"] and len(row["caption"]) < SHOWN:
+            return encoded(own, "text", row["caption"])
         if row["root"] and row["source"] and row["modality"] != "text":
             path = Path(os.fsdecode(unescape(row["root"])), os.fsdecode(unescape(row["source"])))
             if path.is_file():
-                medium = path if row["entry"] is None else ImageFile(path, row["entry"])
-                return encoded(
-                    encoders.get(card), row["modality"], medium
-                )  # its own: what is in the index is no query
+                return encoded(own, row["modality"], _stretch(path, row))
     raise UserError(
         f"'{name}' has no vector of the encoder {card.signature} yet, and its file is not here: give a file"
     )
+
+
+def _stretch(path: Path, row: Mapping[str, Any]) -> Medium:
+    """What of a file an item is: all of it, an entry of an archive, or a stretch of a recording."""
+    if row["modality"] != "audio":
+        return path if row["entry"] is None else ImageFile(path, row["entry"])
+    start = row["start"] or 0.0
+    return AudioFile(path, start, min(LONGEST, (row["end"] or np.inf) - start))
 
 
 def _said(words: str, encoder: Encoder | Bridge) -> Vector:
@@ -213,13 +224,14 @@ def _said(words: str, encoder: Encoder | Bridge) -> Vector:
     return encoded(encoder, kind, words if kind == "text" else Path(words))
 
 
-def encoded(encoder: Encoder | Bridge, kind: Modality, medium: str | Path | ImageFile) -> Vector:
+def encoded(encoder: Encoder | Bridge, kind: Modality, medium: Medium) -> Vector:
     """A text or a file; of a recording that is longer than a window its windows' vectors joined, as in an index."""
     if kind == "text":
         return encoder.encode_text([str(medium)])[0]
     if kind == "image":
         return encoder.encode_image([medium if isinstance(medium, ImageFile) else Path(medium)])[0]
-    spec, source = encoder.model.specs.get("audio"), AudioFile(Path(medium))
+    spec = encoder.model.specs.get("audio")
+    source = medium if isinstance(medium, AudioFile) else AudioFile(Path(medium))
     if not isinstance(spec, AudioSpec):
         return encoder.encode_audio([source])[0]  # says what this run lacks
     size, hop = make_windows(encoder).samples(spec.sample_rate)

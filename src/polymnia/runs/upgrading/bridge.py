@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from polymnia.runs.compatibility import Upgrades
 from polymnia.runs.encoder import Encoder
+from polymnia.spaces.adapter import KINDS
 from polymnia.types import Modality
 
 Vectors = Float32[ndarray, "n d"]
@@ -26,7 +27,7 @@ class Bridge:
 
     def __init__(self, encoder: Encoder, run: Path, old: int):
         self.encoder, self.old, self.model = encoder, old, encoder.model
-        self._upgrades = Upgrades.of(run)
+        self._upgrades = Upgrades.of(run, KINDS)
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         return self._back("text", self.encoder.encode_text(texts))

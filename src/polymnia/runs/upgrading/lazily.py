@@ -95,8 +95,9 @@ def _rows(index: Index, items: Sequence[tuple[str, str]]) -> dict[tuple[str, str
 
 def seconds_again(index: Index, encoder: Encoder) -> float | None:
     """How long embedding all media of the index again would take, from a few of them; None where none can be read."""
-    where = f"modality != 'text' AND window = {WHOLE}"
-    total = index.count(where)
+    where = "modality != 'text'"
+    long = index.count(f"{where} AND window = 1")  # items of several windows: their whole is no pass of its own
+    total = index.count(where) - long
     keys = sample(index.table, to_sql(where), SAMPLE)["key"].to_pylist()
     took = []
     for row in index.get(keys=keys).to_pylist() if keys else []:

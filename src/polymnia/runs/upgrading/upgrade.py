@@ -36,9 +36,10 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class How:
     """``mode``: ``auto`` does for each encoder and modality what was measured to be best; ``vectors`` maps all;
-    ``queries`` leaves all rows, and maps queries of the new encoder back; ``lazy`` maps all, then embeds again within
-    ``budget``. ``queries``: modalities that people ask with. ``margin``, ``most_lost``: points, see ``decide``.
-    ``force``: map even where too much is lost. ``dry``: measure only."""
+    ``queries`` leaves all rows, and maps queries of the new encoder back; ``lazy`` maps as ``auto`` does, then embeds
+    what was mapped again within ``budget``. ``queries``: modalities that people ask with. ``margin``, ``most_lost``:
+    points, see ``decide``. ``force``: map even where too much is lost, or ``lazy`` would keep. ``dry``: measure only.
+    """
 
     mode: Mode = "auto"
     queries: tuple[Modality, ...] = ()
@@ -132,13 +133,14 @@ def _carry_out(
         done.bridged = tuple(sorted({s for s, _ in found}))
         done.left = index.count()
         return
-    if how.mode in ("vectors", "lazy"):
+    if how.mode == "vectors" or (how.mode == "lazy" and how.force):
         found = {k: replace(a, action="upgrade") for k, a in found.items()}
-    else:  # media are not touched here: what should be embedded again is mapped, if that is good enough
+    else:  # what should be embedded again is mapped first: at once with ``auto``, until its turn comes with ``lazy``
         found = {k: replace(a, action="upgrade") if a.action == "re-embed" else a for k, a in found.items()}
     lost = [a for a in found.values() if a.action == "upgrade" and a.loss > how.most_lost]
-    if lost and not how.force and how.mode != "lazy":
+    if lost and not how.force and not (how.mode == "lazy" and how.budget == Budget()):
         raise UserError(_too_much(lost, how))
+    index.ask_directly({s for s, _ in found})
     began = time.perf_counter()
     if any(a.action == "upgrade" for a in found.values()):
         moved = upgrade_rows(index, card, found)
@@ -155,7 +157,8 @@ def _too_much(lost: Sequence[Advice], how: How) -> str:
     leave, what = "leave them (--mode auto, or --mode queries)", f"mapped {worst.modality} vectors"
     if how.mode == "queries":
         leave, what = "ask each encoder's in its own space (--mode auto)", f"queries mapped back to {worst.modality}"
-    better = leave if c["kept"] >= c["self"] else "embed them again (--mode lazy)"
+    again = "embed all of them again (--mode lazy without a budget)"
+    better = leave if c["kept"] >= c["self"] else again
     return (
         f"{what} would find {c[worst.way]:.1f} on held-out anchors, {worst.loss:.1f} points less than the best other "
         f"way and more than --max-loss {how.most_lost:g}: {better}, or pass --force. Nothing was changed"

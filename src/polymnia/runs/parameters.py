@@ -9,7 +9,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from polymnia.runs.life import Session
 
-TEACHER = "teacher"  # a module of this name serves training alone
+ASIDE = {"teacher", "importances", "anchors"}  # modules of these names (EWC's the latter two) serve training alone
 
 
 def sizes(session: Session) -> dict[str, int]:
@@ -44,4 +44,4 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _of_teacher(name: str) -> bool:
-    return TEACHER in name.split(".")
+    return not ASIDE.isdisjoint(name.split("."))

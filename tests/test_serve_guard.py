@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+import httpx
 import pytest
+from live_server import live
 from serve_world import TOKEN, MadeUp, client, error, made_up, png_bomb, served, settings, wave
 from starlette.testclient import TestClient
 
 from polymnia.data.media import MediaError
-from polymnia.serve import guard
+from polymnia.index.database import explained
+from polymnia.index.where import to_sql
+from polymnia.serve import connection, guard
 from polymnia.serve.app import create_app
-from polymnia.serve.faults import hide
+from polymnia.serve.faults import hide, sentence
 from polymnia.serve.metrics import Metrics
 from polymnia.serve.rate import Buckets
 from polymnia.types import UserError
@@ -164,6 +172,101 @@ def test_beyond_its_queue_the_server_says_busy_and_serves_who_waited(tmp_path: P
         assert 'polymnia_queue_length{gate="work"} 0' in http.get("/api/metrics").text
 
 
+def test_no_more_forms_are_read_at_once_than_work_has_places(tmp_path: Path):
+    service, few = made_up(tmp_path), settings(port=0, limits={"workers": 1, "queue": 1})
+    reading, go_on = threading.Semaphore(0), threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        reading.release()
+        yield b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\na'
+        assert go_on.wait(10)
+        yield b"\r\n--x--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    with live(create_app(service, few), few) as address:
+        ask = partial(httpx.post, f"{address}api/search", timeout=10)
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(lambda: ask(content=slowly(), headers=headers)) for _ in range(2)]
+            assert all(reading.acquire(timeout=10) for _ in waiting)
+            refused = _until_refused(lambda: ask(files={"file": ("a.wav", wave())}))
+            assert "busy" in error(refused, 503) and refused.headers["retry-after"] == "1"
+            assert ask(json={"text": "a"}).status_code == 200  # what takes no place is answered
+            go_on.set()
+            assert [f.result(timeout=10).status_code for f in waiting] == [200, 200]
+        assert ask(files={"file": ("a.wav", wave())}).status_code == 200
+
+
+def _until_refused(ask: Any) -> Any:
+    """The first answer that is not 200: what was sent before it may not have come in yet."""
+    return next(answer for _ in range(100) if (answer := ask()).status_code != 200)
+
+
+def test_only_the_routes_that_take_a_file_read_a_long_form(tmp_path: Path):
+    _, http = served(tmp_path, host="0.0.0.0", token=TOKEN)
+    for path in ("/login", "/api/info", "/"):
+        answer = http.post(
+            path, files={"file": ("a.wav", bytes(100_000))}, headers={"authorization": f"Bearer {TOKEN}"}
+        )
+        assert "longer than the 0.064 MB" in error(answer, 413)
+
+
+# --- connections
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /api/health HT", b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n"])
+def test_who_connects_and_does_not_ask_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes):
+    monkeypatch.setattr(connection, "HEAD", 0.5)
+    with live(create_app(made_up(tmp_path), settings(port=0)), settings(port=0)) as address:
+        with _connected(address) as silent:
+            silent.sendall(begun)
+            assert silent.recv(1000) == b""
+        with _connected(address) as late:
+            time.sleep(0.2)
+            assert _healthy(late)
+
+
+def test_a_kept_connection_may_rest_but_not_begin_a_request_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connection, "HEAD", 0.5)
+    with (
+        live(create_app(made_up(tmp_path), settings(port=0)), settings(port=0)) as address,
+        _connected(address) as kept,
+    ):
+        assert _healthy(kept)
+        time.sleep(0.8)
+        assert _healthy(kept)
+        kept.sendall(b"GET /api/he")
+        time.sleep(0.3)
+        kept.sendall(b"alth HTTP/1.1")  # each byte buys no more time
+        began = time.monotonic()
+        assert kept.recv(1000) == b"" and time.monotonic() - began < 0.4
+
+
+def test_a_search_may_take_longer_than_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "HEAD", 0.2)
+    service = made_up(tmp_path)
+    service.hold = threading.Event()
+    with live(create_app(service, settings(port=0)), settings(port=0)) as address, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{address}api/search", json={"text": "a"})
+        time.sleep(0.6)
+        service.hold.set()
+        assert waiting.result(timeout=10).status_code == 200
+
+
+def _connected(address: str) -> socket.socket:
+    found = urlsplit(address)
+    return socket.create_connection((found.hostname, found.port), timeout=5)
+
+
+def _healthy(connected: socket.socket) -> bool:
+    connected.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    said = b""
+    while not said.endswith(b"}"):
+        said += connected.recv(1000) or pytest.fail(f"hung up after {said!r}")
+    return said.startswith(b"HTTP/1.1 200")
+
+
 def _ended(future: Any) -> bool:
     """Whether it ends while the search is held: those that wait do not."""
     try:
@@ -242,10 +345,33 @@ def test_no_answer_names_a_folder_of_the_server(tmp_path: Path):
     ("said", "kept"),
     [("no item 'a/b.wav' here", "no item 'a/b.wav' here"), ("/var/x/y.db: gone", "(a file of the server): gone"),
      ("C:\\Users\\me\\x.wav is", "(a file of the server) is"), ("1/2 or 3/4/5", "1/2 or 3/4/5"),
-     ("'~/secret/x' and", "'(a file of the server)' and"), ("duration < 10 / 2", "duration < 10 / 2")],
+     ("'~/secret/x' and", "'(a file of the server)' and"), ("tmp/x/y.lance: gone", "(a file of the server): gone"),
+     ("a tmp or tmpfile", "a tmp or tmpfile"), ("duration < 10 / 2", "duration < 10 / 2")],
 )  # fmt: skip
 def test_paths_are_taken_out_of_a_message(said, kept):
     assert hide(said) == kept
+
+
+def test_a_secret_folder_is_hidden_without_its_first_slash_too():
+    secret = [Path("/srv/our sounds/idx")]
+    assert (
+        hide("Not found: srv/our sounds/idx/data/1.lance, see x", secret) == "Not found: (a file of the server), see x"
+    )
+    assert hide("srv/our sounds/idx", secret) == "(a file of the server)"
+    assert (
+        hide("srv/our sounds/idx2 and mysrv/our sounds/idx", secret) == "srv/our sounds/idx2 and mysrv/our sounds/idx"
+    )
+
+
+def test_what_the_database_says_is_for_the_log_alone():
+    for trouble in ("lance error: a/b", "commit conflict in a/b", "no space left on a/b"):
+        for fault in (RuntimeError(trouble), ValueError(trouble), PermissionError(13, trouble, "/a/b")):
+            with pytest.raises(UserError) as found, explained("s3://bucket/idx"):
+                raise fault
+            assert sentence(found.value).startswith("The index cannot be read")
+    with pytest.raises(UserError) as found:
+        to_sql("duration < 1.2.3")
+    assert sentence(found.value).startswith("The filter")
 
 
 def test_a_long_message_is_cut():

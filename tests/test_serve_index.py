@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
+from index_rows import rows, unit
 from serve_world import client, settings, tone
 from small_index import small_index
 from small_run import small_root, small_run
@@ -27,6 +30,7 @@ from polymnia.runs.lookup import Weights, rocchio
 from polymnia.runs.search import search
 from polymnia.serve import indexed, moments
 from polymnia.serve.adding import Adding
+from polymnia.serve.entries import SHOWN
 from polymnia.serve.indexed import IndexService
 from polymnia.serve.narrow import where_of
 from polymnia.serve.service import Narrowed
@@ -185,6 +189,33 @@ def test_filters_narrow_the_hits(http: TestClient):
     )
 
 
+def test_as_many_topics_as_fit_are_one_filter_and_more_are_refused(http: TestClient):
+    words = [f"{n:02d}" + "'" * 9 for n in range(100)]  # each quote is written twice: 2000 characters
+    where = "topic = 'music' AND id != '" + "x" * 971 + "'"
+    asked = {"text": "a", "tasks": words[:50], "topics": words[50:], "where": where, "shortest": 0.1, "longest": 1e7}
+    assert len(where) == 999 and hits(http.post("/api/search", json=asked)) == []
+    more = http.post("/api/search", json={"text": "a", "topics": ["x" * 200] * 10, "tasks": ["y"]})
+    assert more.status_code == 422 and "2001 characters together; at most 2000" in more.json()["error"]
+    long = http.get("/api/similar/x", params={"topics": ["x" * 200] * 11})
+    assert long.status_code == 422 and "2200 characters together" in long.json()["error"]
+
+
+def test_of_a_long_recording_only_what_is_shown_is_read(index: Path, run: Path, monkeypatch: pytest.MonkeyPatch):
+    one = next(Index.open(index).rows(("id", "encoder"), "modality = 'audio'", 1)).to_pylist()[0]
+    card, name = Index.open(index).cards[one["encoder"]], "long.wav"
+    many = rows([name] * 301, unit(301, dim=card.dim), card.signature, window=list(range(WHOLE, 300)), source=name)
+    Index.open(index).add([many], card)
+    read: list[pa.Table] = []
+    wholes = Index.wholes
+    monkeypatch.setattr(Index, "wholes", lambda *asked: read.append(wholes(*asked)) or read[-1])
+    monkeypatch.setattr(Index, "get", lambda *_, **__: pytest.fail("all rows with all columns"))
+    http = client(make_app(IndexService(Index.open(index), run), settings()))
+    found = http.post("/api/search", json={"text": QUERY, "where": f"id = '{name}'"}).json()["hits"]
+    assert [h["item"]["id"] for h in found] == [name] and found[0]["modality"] == "audio"
+    assert http.get(f"/api/item/{name}").status_code == 200 and http.get("/api/item/nobody").status_code == 404
+    assert [(t.num_rows, tuple(t.column_names)) for t in read] == [(1, SHOWN), (0, SHOWN)]
+
+
 def test_what_is_added_is_found_as_embed_would_have_made_it(http: TestClient, index: Path, tmp_path: Path):
     sound = tone(tmp_path / "new.wav", 500, 0.5)
     form = {"caption": "a new tone", "topic": "new"}
@@ -308,3 +339,24 @@ def test_no_answer_of_a_real_index_names_a_folder(http: TestClient, index: Path,
         for folder in (tmp_path, small_root(), small_run(), index):
             assert str(folder).encode() not in said
         assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("lost", ["data", "_versions", "."])
+def test_an_index_that_is_damaged_while_it_is_served_is_no_fault_of_the_client(
+    tmp_path: Path, run: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(indexed, "FRESH", 0.0)
+    place = small_index(tmp_path / "secret place" / "idx")
+    http = client(make_app(IndexService(Index.open(place), run, adding=Adding(str(place))), settings(allow_add=True)))
+    assert http.get("/api/item/nobody").status_code == 404
+    lose = place / "items.lance" / lost
+    lose.rename(tmp_path / "moved")
+    answers = [http.get(f"/api/{path}") for path in ("item/xyz", "media/xyz", "similar/xyz", "info", "metrics")]
+    answers += [http.post("/api/search", json={"text": "rain", **more}) for more in ({}, {"where": "duration < 9"})]
+    answers += [http.post("/api/search", json={"text": "rain", "topics": ["x"], "like": ["xyz"]})]
+    answers += [http.post("/api/add", files={"file": ("a.wav", tone(tmp_path / "a.wav", 300).read_bytes())})]
+    for answer in answers:
+        assert answer.status_code == (200 if answer.url.path.endswith("metrics") else 503), (answer.url, answer.text)
+        said = answer.text + repr(dict(answer.headers))
+        for part in (*tmp_path.parts[1:], "secret", "place", "idx", "items", ".lance", "_versions"):
+            assert not re.search(rf"(?<!\w){re.escape(part)}(?!\w)", said), (part, said)

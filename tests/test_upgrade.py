@@ -308,7 +308,7 @@ def test_what_is_asked_for_more_like_it_is_the_stretch_or_the_words_that_an_item
     row = {"root": str(tmp_path), "source": "long.wav", "modality": "audio", "entry": None, "caption": "a drum"}
 
     def like(**changes):
-        table = pa.Table.from_pylist([{**row, "start": 2.0, "end": 3.0, **changes}])
+        table = pa.Table.from_pylist([{**row, "start": 2.0, "end": 3.0, "vector": [1.0], **changes}])
         lookup._anew(table, "item", card, encoders)
 
     like()

@@ -28,6 +28,10 @@ class FullError(UserError):
     """The disk took no more. What was committed before is in the index."""
 
 
+class DamagedError(UserError):
+    """The database could not read or write the index."""
+
+
 class OvertakenError(UserError):
     """Another process committed first; nothing of this commit is in the index."""
 
@@ -72,7 +76,7 @@ def explained(uri: str) -> Iterator[None]:
             ) from error
         if OVERTAKEN.search(str(error)):
             raise OvertakenError(f"{uri}: another process changed the index; run the same command again") from error
-        raise UserError(
+        raise DamagedError(
             f"{uri}: the index cannot be read or written, it may be damaged; an earlier version may be whole "
             f"(`polymnia index versions`, --at), else create it again from its vectors ({said})"
         ) from error

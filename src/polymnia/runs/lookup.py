@@ -19,7 +19,7 @@ from polymnia.index import popularity
 from polymnia.index.hit import Hit
 from polymnia.index.reader import Reader
 from polymnia.index.rows import sample, vectors
-from polymnia.index.schema import WHOLE, EncoderCard
+from polymnia.index.schema import EncoderCard
 from polymnia.index.truth import QUERIES, Queries
 from polymnia.index.where import column, quoted, to_sql
 from polymnia.runs.embedding.plans import SHOWN
@@ -33,6 +33,7 @@ from polymnia.types import AudioFile, AudioSpec, ImageFile, Modality, UserError
 Vector = Float32[np.ndarray, " d"]
 Medium = str | Path | ImageFile | AudioFile
 MEDIA = "modality != 'text'"
+EXAMPLE = ("encoder", "modality", "root", "source", "entry", "start", "end", "caption", "vector")
 LONGEST = 600.0  # seconds of an item that are embedded to ask for more like it
 LEAST = 1e-6  # length of a query that points somewhere
 
@@ -135,7 +136,8 @@ def find(
     MediaError for a broken file. Hits are counted: see ``index.popularity``.
     """
     asked = ask(index, query, encoders)
-    named = index.get(ids={*query.like, *query.unlike})["id"].unique().to_pylist() if query.like + query.unlike else []
+    examples = {*query.like, *query.unlike}
+    named = index.wholes(examples, ["id"])["id"].unique().to_pylist() if examples else []
     if where is not None:
         to_sql(where)  # whole in itself, before it is joined with another
     if modality is None and index.count(MEDIA):
@@ -184,9 +186,8 @@ def _unit(vector: np.ndarray, why: str) -> Vector:
 
 def _example(index: Reader, name: str, card: EncoderCard, encoders: Encoders) -> Vector:
     """The vector of an item of the index, whose modalities count alike, or of a file."""
-    rows = index.get(ids=[name])
+    rows = index.wholes([name], EXAMPLE)
     if rows.num_rows:
-        rows = rows.filter(pc.equal(rows["window"], WHOLE))
         own = rows.filter(pc.equal(rows["encoder"], card.signature))
         if own.num_rows:
             return _unit(vectors(own).mean(axis=0), f"the vectors of {name} cancel each other out")
@@ -199,7 +200,7 @@ def _example(index: Reader, name: str, card: EncoderCard, encoders: Encoders) ->
 def _anew(rows: pa.Table, name: str, card: EncoderCard, encoders: Encoders) -> Vector:
     """An item that has no row of this encoder yet: from its file."""
     own = encoders.get(card)  # and no bridge: what is in the index is no query
-    for row in rows.select(["root", "source", "modality", "entry", "start", "end", "caption"]).to_pylist():
+    for row in rows.drop_columns(["vector"]).to_pylist():
         if row["modality"] == "text" and row["caption"] and len(row["caption"]) < SHOWN:
             return encoded(own, "text", row["caption"])
         if row["root"] and row["source"] and row["modality"] != "text":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from starlette.responses import JSONResponse
 from polymnia.data.media import MediaError
 from polymnia.serve.body import Bounded
 from polymnia.serve.desk import Desk
-from polymnia.serve.faults import hide, plain, sentence
+from polymnia.serve.faults import hide, plain, sentence, unreadable
 from polymnia.serve.guard import Guard
 from polymnia.serve.routes import items, login, search, status
 from polymnia.serve.service import NotYet, SearchService
@@ -25,6 +26,7 @@ from polymnia.serve.shapes import Problem
 from polymnia.types import UserError
 from polymnia.version import __version__
 
+log = logging.getLogger(__name__)
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "description": said}
     for code, said in {
@@ -38,7 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         421: "not a name of this server",
         422: "a field is wrong, or the file cannot be used",
         429: "too many requests; Retry-After says when",
-        503: "busy; Retry-After says when",
+        503: "busy, or the index cannot be read; Retry-After says when",
     }.items()
 }
 
@@ -91,6 +93,10 @@ def _explain(app: FastAPI, desk: Desk) -> None:
     def user(_: Request, error: Exception) -> JSONResponse:
         if isinstance(error, NotYet):
             return JSONResponse({"error": sentence(error, desk.secret)}, 503, {"Retry-After": "2"})
+        if unreadable(error):
+            log.error("the index cannot be used", exc_info=error)
+            desk.metrics.refuse("index")
+            return JSONResponse({"error": sentence(error, desk.secret)}, 503, {"Retry-After": "30"})
         desk.metrics.refuse("media" if isinstance(error, MediaError) else "query")
         return JSONResponse({"error": sentence(error, desk.secret)}, 422)
 

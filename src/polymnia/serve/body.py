@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polymnia.serve.metrics import Metrics
 
 FORM = 64_000  # bytes of a request that carries no file, and of the fields around one
+UPLOADS = ("/api/search", "/api/add")  # the routes that take a file
 SLOWEST = 60.0  # seconds that a body may take
 
 
 class Bounded:
-    """ASGI: at most ``upload`` bytes of a multipart body, ``FORM`` bytes of any other; 413 or 408, and hang up."""
+    """ASGI: at most ``upload`` bytes of a form with a file, ``FORM`` bytes of all else; 413 or 408, and hang up."""
 
     def __init__(self, app: ASGIApp, upload: int, metrics: Metrics):
         self.app, self.upload, self.metrics = app, upload, metrics
@@ -23,7 +24,9 @@ class Bounded:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
-        form = headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+        form = (
+            headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data") and scope["path"] in UPLOADS
+        )
         most = FORM + (self.upload if form else 0)
         promised = headers.get(b"content-length", b"0")
         if not promised.isdigit() or int(promised) > most:

@@ -9,7 +9,7 @@ from threading import Lock
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from polymnia.serve.gate import Gate
+from polymnia.serve.gate import Gate, Room
 from polymnia.serve.metrics import Metrics
 from polymnia.serve.service import GALLERY, Entry, SearchService
 from polymnia.serve.settings import Settings
@@ -44,13 +44,17 @@ class Kept:
 
 
 class Desk:
-    """``work`` encodes and searches, ``look`` is for items and small pictures, so that neither waits for the other."""
+    """``work`` encodes and searches, ``look`` is for items and small pictures, so that neither waits for the other.
+
+    ``forms``: a body with a file is on the disk before there is work, so there are as many as work has places.
+    """
 
     def __init__(self, service: SearchService, settings: Settings, secret: tuple[Path, ...] = ()):
         self.service, self.settings, self.secret = service, settings, secret
         self.metrics, self.kept = Metrics(), Kept()
         limits = settings.limits
         self.work = Gate("work", limits.workers, limits.queue, limits.patience, self.metrics)
+        self.forms = Room(limits.workers + limits.queue, self.metrics)
         self.look = Gate("look", 2, LOOKING, limits.patience, self.metrics)
 
     async def entry(self, name: str, gallery: str = GALLERY) -> Entry:

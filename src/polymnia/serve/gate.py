@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from starlette.exceptions import HTTPException
@@ -33,8 +34,7 @@ class Gate:
     async def run(self, work: Callable[[], T]) -> T:
         """What ``work`` gives, from a thread. HTTPException 503 where no place is free, or when it took too long."""
         if self.inside >= self.room:
-            self.metrics.refuse("busy")
-            raise HTTPException(503, "the server is busy; try again in a moment", {"Retry-After": "1"})
+            raise _busy(self.metrics)
         loop = asyncio.get_running_loop()
         self.inside += 1
         future = self.pool.submit(work)
@@ -59,3 +59,26 @@ class Gate:
     def close(self) -> None:
         """Start nothing more. What runs is waited for when the process ends."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Room:
+    """Places for what is no work yet, but already takes from the server: bodies that come in and lie on its disk."""
+
+    def __init__(self, places: int, metrics: Metrics):
+        self.free, self.metrics = places, metrics
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the places, until the context ends. HTTPException 503 where none is free."""
+        if not self.free:
+            raise _busy(self.metrics)
+        self.free -= 1
+        try:
+            yield
+        finally:
+            self.free += 1
+
+
+def _busy(metrics: Metrics) -> HTTPException:
+    metrics.refuse("busy")
+    return HTTPException(503, "the server is busy; try again in a moment", {"Retry-After": "1"})

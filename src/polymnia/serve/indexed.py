@@ -20,7 +20,7 @@ from polymnia.serve.adding import Adding
 from polymnia.serve.entries import SHOWN, entries
 from polymnia.serve.moments import Moments
 from polymnia.serve.narrow import where_of
-from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores, State
+from polymnia.serve.service import GALLERY, Asked, Entry, Info, Match, Narrowed, Scores, State, Unreadable
 from polymnia.types import MODALITIES, Modality, UserError
 
 FRESH = 2.0  # seconds after which others' commits are looked for
@@ -73,7 +73,7 @@ class IndexService:
         index = seen.index
         if not index.spaces:
             return []
-        _refuse_unknown(named, set(index.get(ids=named)["id"].to_pylist()) if named else set())
+        _refuse_unknown(named, set(index.wholes(named, ("id",))["id"].to_pylist()) if named else set())
         file = None if asked.file is None or asked.kind is None else (asked.kind, asked.file)
         query = Query(text=asked.text, file=file, like=asked.like, unlike=asked.unlike)
         with self.encoding:
@@ -98,7 +98,7 @@ class IndexService:
         """Embed a file and put it in. UserError where the index holds vectors of several encoders, or is full."""
         if self.adding is None:
             raise UserError("this index is only read")
-        index = Index.open(self.seen.index.uri)
+        index = _opened(self.seen.index.uri)
         if len(index.cards) > 1:
             raise UserError("the index holds vectors of several encoders; upgrade it to one before adding to it")
         card = _newest(index)
@@ -130,7 +130,7 @@ class IndexService:
         """
         with self.looking:
             if time.monotonic() - self.looked > FRESH:
-                fresh = Index.open(self.seen.index.uri)
+                fresh = _opened(self.seen.index.uri)
                 self.looked = time.monotonic()
                 if fresh.version != self.seen.version:
                     self.seen = Seen(fresh, fresh.version)
@@ -168,7 +168,7 @@ class IndexService:
             held = self.shown[1] if self.shown[0] == seen.version and len(self.shown[1]) < REMEMBERED else {}
             self.shown = seen.version, held
         if lacking := [name for name in names if name not in held]:
-            held |= entries(seen.index.get(ids=lacking).select(list(SHOWN)).to_pylist())
+            held |= entries(seen.index.wholes(lacking, SHOWN).to_pylist())
         return {name: held[name] for name in names if name in held}
 
     def _where(self, narrowed: Narrowed) -> str | None:
@@ -177,6 +177,14 @@ class IndexService:
         if narrowed.modalities or set(self.info().modalities) <= {"text"}:
             return where
         return MEDIA if where is None else f"{where} AND {MEDIA}"
+
+
+def _opened(uri: str) -> Index:
+    """What was an index when the server started: if it is none any more, that is no fault of who asks."""
+    try:
+        return Index.open(uri)
+    except UserError as error:
+        raise Unreadable(str(error)) from error
 
 
 def _refuse_unknown(named: Sequence[str], there: set[str]) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
-REASONS = ("busy", "slow", "rate", "size", "type", "media", "token", "host", "site", "add", "query")
+REASONS = ("busy", "slow", "rate", "size", "type", "media", "token", "host", "site", "add", "query", "index")
 
 
 class Metrics:

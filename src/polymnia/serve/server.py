@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from polymnia.serve.connection import Connection
 from polymnia.serve.settings import Settings
 from polymnia.types import UserError
 
@@ -58,6 +59,7 @@ def serve(app: FastAPI, sock: socket.socket, ready: Callable[[str, Server], None
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a form that is torn is the client's affair
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_level="warning",
         access_log=False,
         server_header=False,

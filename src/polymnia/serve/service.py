@@ -125,6 +125,10 @@ class NotYet(UserError):
     """What was asked for is being prepared; ask again."""
 
 
+class Unreadable(UserError):
+    """The index is gone, or damaged. What it says is for the log: no client is told more than that."""
+
+
 @runtime_checkable
 class SearchService(Protocol):
     """Everything that the routes call. Each is called from several threads. Bad input raises UserError."""

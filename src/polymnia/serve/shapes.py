@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 MOST_HITS = 100
+TOGETHER = 2000  # characters of tasks and topics: with ``where`` they are one filter, of `index.grammar.LONGEST`
+ALL = f"tasks and topics have at most {TOGETHER} characters together, where ' counts as two"
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Kind = Literal["audio", "image", "text"]
@@ -25,11 +27,18 @@ class Filters(Wire):
     modalities: list[Kind] = Field(
         [], max_length=3, description="search among these; default: sounds and pictures, where there are any"
     )
-    tasks: list[Word] = Field([], max_length=50, description="hits of one of these tasks")
-    topics: list[Word] = Field([], max_length=50, description="hits of one of these topics")
+    tasks: list[Word] = Field([], max_length=50, description=f"hits of one of these tasks; {ALL}")
+    topics: list[Word] = Field([], max_length=50, description=f"hits of one of these topics; {ALL}")
     shortest: Seconds | None = Field(None, description="seconds")
     longest: Seconds | None = Field(None, description="seconds")
     where: str | None = Field(None, max_length=1000, description="a filter such as duration < 10 AND topic = 'rain'")
+
+    @model_validator(mode="after")
+    def _fit_one_filter(self) -> Filters:
+        length = sum(len(word) + word.count("'") for word in (*self.tasks, *self.topics))
+        if length > TOGETHER:
+            raise ValueError(f"tasks and topics have {length} characters together; at most {TOGETHER}")
+        return self
 
 
 class SimilarRequest(Filters):

@@ -110,8 +110,9 @@ async def _read(request: Request, shared: Desk, model: type[Any]) -> AsyncIterat
     """The fields of a JSON body or of a form, and the form's file. HTTPException 415 or 422 for what is neither."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=100) as form:
-            yield _validated(model, _fields(form)), _file(form, shared)
+        with shared.forms.place():
+            async with request.form(max_files=1, max_fields=100) as form:
+                yield _validated(model, _fields(form)), _file(form, shared)
     elif kind == "application/json" and model is SearchRequest:
         yield _validated(model, await request.body()), None
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from command import command
 from prompt_world import FORGOTTEN, PromptWorld
 
 from polymnia.data.coco import SUPERCATEGORIES
+from polymnia.recipe import plan
 
 PAPERS = Path(__file__).parents[2] / "recipes/papers"
 TAIL = sorted(p.stem for p in (PAPERS / "ptat").glob("*.yaml"))
 NAMES = ["AudioCaps", "Clotho", "BBC", "AudioSet"]
+# A dry run takes seconds a variant. These take paths of their own: all weights, a memory, all tasks at once,
+# components for queries, routers and low-rank prompts, a teacher of prompts.
+PATHS = ["finetune", "er", "joint", "coda", "lpi", "ptat"]
 LPI_ORDER = [
     *("appliance", "sports", "outdoor", "electronic", "accessory", "indoor"),
     *("kitchen", "furniture", "vehicle", "food", "animal", "person"),
@@ -79,10 +84,10 @@ def items(plan: dict[str, Any]) -> dict[str, dict[str, int]]:
 def test_a_recipe_of_tail_passes_its_dry_run(name: str, tail_world: Path, tmp_path: Path) -> None:
     before = listing(tail_world, tmp_path)
     over = small_tail(name, tail_world, tmp_path, epochs=12)  # a balance needs some steps
-    only = [] if name == "base" else ["only=[finetune, ptat]"]
-    found, *others = rehearsed(PAPERS / f"ptat/{name}.yaml", over, *only)
+    only = PATHS if name == "base" else ["finetune", "ptat"]
+    found, *others = rehearsed(PAPERS / f"ptat/{name}.yaml", over, f"only=[{', '.join(only)}]")
     assert listing(tail_world, tmp_path) == sorted([*before, str(over)])  # it touches nothing
-    assert len(others) == (1 if only else 17)
+    assert [plan["variant"] for plan in (found, *others)] == only
     assert all(items(plan) == items(found) for plan in others if plan["variant"] != "joint")
     order = {"order-reverse": NAMES[::-1], "order-random": ["Clotho", "BBC", "AudioSet", "AudioCaps"]}.get(name, NAMES)
     assert [t["name"] for t in found["tasks"]] == order
@@ -93,6 +98,23 @@ def test_a_recipe_of_tail_passes_its_dry_run(name: str, tail_world: Path, tmp_pa
         "BBC": {"train": 12, "valid": 4, "test": 4},
         "AudioSet": {"train": 15, "valid": 4, "test": 4},
     }
+
+
+def test_every_variant_of_tail_is_a_valid_recipe_and_all_parts_of_ptat_are_crossed_with_the_coupling() -> None:
+    runs = {r.variant: r for r in plan(PAPERS / "ptat/base.yaml", {"seeds": [0]})}
+    chains = {tuple(part.use for part in run.method) for run in runs.values()}
+    assert chains >= {(use,) for use in ("coop", "dgl", "ivlp", "lpi", "maple", "vpt")}
+    parts = [part.config for run in runs.values() for part in run.method if part.use == "ptat"]
+    cells = sorted((cfg.coupling, cfg.feature, cfg.similarity_weight) for cfg in parts)
+    assert cells == sorted(itertools.product(("a->t", "none"), (0, 1), (0, 1)))
+    (components,) = (part.config for part in runs["coda"].method)
+    assert components.per_task * len(runs["coda"].tasks) == 100
+
+
+def test_no_task_of_tail_is_stopped_before_its_last_epoch() -> None:
+    for run in plan(PAPERS / "ptat/base.yaml", {"seeds": [0]}):
+        for task in run.tasks:
+            assert task.train.stop is not None and task.train.stop.patience >= task.train.epochs
 
 
 @pytest.mark.slow
@@ -111,13 +133,22 @@ def test_tail_trains_and_what_audiocaps_tests_with_is_not_learned_from_audioset(
 
 
 def test_the_recipe_of_lpi_passes_its_dry_run(coco_world: Path, tmp_path: Path) -> None:
-    found, *others = rehearsed(PAPERS / "lpi/coco-base.yaml", small_coco(coco_world, tmp_path))
-    assert len(others) == 12 and all(items(plan) == items(found) for plan in others)
+    only = ["zero-shot", "l2p", "dcp-like", "lpi"]
+    few = {f"variants.{name}.method.lpi.select.centres": 2 for name in only[2:]}  # a task has three images
+    over = small_coco(coco_world, tmp_path, **few)
+    found, *others = rehearsed(PAPERS / "lpi/coco-base.yaml", over, f"only=[{', '.join(only)}]")
+    assert [plan["variant"] for plan in (found, *others)] == only
+    assert all(items(plan) == items(found) for plan in others)
     assert [t["name"] for t in found["tasks"]] == LPI_ORDER and {*LPI_ORDER} == {*SUPERCATEGORIES}
     for task in found["tasks"]:
         assert [task["items"][split]["present"] for split in ("train", "valid", "test")] == [3, 0, 2]
         assert task["rows_an_epoch"] == 15  # every caption with its image
         assert all(metric.startswith("union/") for metric in task["score"])
+
+
+def test_every_variant_of_lpi_is_a_valid_recipe_and_divides_similarities_by_the_temperature_of_clip() -> None:
+    runs = plan(PAPERS / "lpi/coco-base.yaml", {"seeds": [0]})
+    assert len(runs) == 13 and {run.objective.temperature for run in runs} == {0.01}
 
 
 @pytest.mark.slow

@@ -1,17 +1,17 @@
 """What a task asks of the model: matching pairs near, others far; or, in a supervised first stage, the right tags."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_serializer
 from torch import Tensor
 from torch.nn import functional as F
 
 from polymnia.config import Frozen
 from polymnia.models.heads import CrossHead
-from polymnia.models.model import Model
+from polymnia.models.model import MAX_SCALE, TEMPERATURE, Model
 from polymnia.ops.contrastive import clip_loss
 from polymnia.types import Batch, Modality, Outputs, Pair, Terms, UserError
 
@@ -26,7 +26,10 @@ class ObjectiveConfig(Frozen):
     as ``audio-text: 0.5``; the terms are averaged by weight over the pairs present, so that rehearsal rows of another
     pair count as much as the task's own. ``loss``: ``clip``, or ``cx``: Wav2CLIP's cross-projection,
     1/2 [ l(a, h_b(b)) + l(h_a(a), b) ], for a head of kind ``cross``. ``block``: rows of the logits that are held at a
-    time (for batches whose square does not fit).
+    time (for batches whose square does not fit). ``temperature``: what similarities are divided by when the first task
+    begins, exp(log_scale) = 1 / temperature; where temperatures do not train, it stays so. There is one for all tasks,
+    the recipe's own: an ``objective`` of a task or stage does not change it, and stages begin at 0.07. 0.01 is CLIP's
+    after its training, and the least: the scale is held at 100.
     """
 
     kind: Literal["contrast", "tags"] = "contrast"
@@ -34,6 +37,12 @@ class ObjectiveConfig(Frozen):
     multi_positive: bool = False
     weights: Mapping[str, NonNegativeFloat] = {}
     block: PositiveInt | None = None
+    temperature: float = Field(TEMPERATURE, ge=1 / MAX_SCALE)
+
+    @model_serializer(mode="wrap")
+    def _usual_temperature_unsaid(self, dump: Callable[["ObjectiveConfig"], dict[str, Any]]) -> dict[str, Any]:
+        """Recipes without the key hash as they did before there was one, so that their runs are found again."""
+        return {k: v for k, v in dump(self).items() if k != "temperature" or v != TEMPERATURE}
 
 
 class Objective:

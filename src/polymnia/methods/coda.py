@@ -14,6 +14,10 @@ New components start at unit norm, orthogonal to those of before and to each oth
 projections on old ones one after another, which after training are not orthogonal themselves, so that something is
 left; here it is their span. Where there are more components than numbers (feature sizes are small in small towers), a
 new round begins, orthogonal only within itself. ``ortho`` is 0 as in the authors' shipped settings.
+
+The authors have 100 components, split evenly over the tasks. Here every task has ``per_task`` of them, 10 by default,
+so that what a task adds does not depend on how many there are: that is theirs for ten tasks, and for four it is
+``per_task: 25``.
 """
 
 from __future__ import annotations

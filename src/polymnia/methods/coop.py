@@ -3,9 +3,10 @@
 [start, V_1, ..., V_n, caption, end] (``position: front``) or [start, caption, V_1, ..., V_n, end] (``back``).
 
 Zhou et al.: *Learning to prompt for vision-language models*, IJCV 2022. What is the name of a class there is the
-caption here. The paper's contexts take the places of words, so that a caption moves up and has less room; here they
-have no position, and words keep theirs. In a causal text tower tokens at the back stand before the end token, which
-sees them there. Nothing is done against forgetting.
+caption here. The paper's contexts take the places of words, so that a caption moves up; here they have no position,
+and words keep theirs. A caption has less room in both: tokens and ``max_tokens`` together may not exceed the positions
+of the text tower. In a causal text tower tokens at the back stand before the end token, which sees them there. Nothing
+is done against forgetting.
 """
 
 from __future__ import annotations

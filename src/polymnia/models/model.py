@@ -1,6 +1,7 @@
 """Towers, heads and temperatures. A model knows no tasks; it keeps one copy of its heads per finished task."""
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,7 @@ from polymnia.models.tower import AbstractTower
 from polymnia.types import MODALITIES, Modality, Pair, Spec, UserError
 
 MAX_SCALE = 100.0  # CLIP's clamp on the logit scale
+TEMPERATURE = 0.07  # where CLIP's training began
 
 
 class Model(nn.Module):
@@ -45,13 +47,13 @@ class Model(nn.Module):
         self._head_configs, self._seed = {m: heads.get(m, HeadConfig()) for m in self.towers}, seed
         self.stored = nn.ModuleList(copy.deepcopy(self.heads) for _ in range(tasks))
         self.stored.requires_grad_(False)
-        self.log_scale = nn.ParameterDict({_key(p): torch.tensor(1 / 0.07).log() for p in _pairs(self.towers)})
+        self.log_scale = nn.ParameterDict({_key(p): torch.tensor(1 / TEMPERATURE).log() for p in _pairs(self.towers)})
         self.cross, self.cross_log_scale = nn.ModuleDict(), nn.ParameterDict()
         if cross:
             partners = [m for m in self.towers if not isinstance(self.heads[m], CrossHead)]
             self.cross = nn.ModuleDict({m: mlp(dim, dim, dim, 0.1) for m in partners})
             reset(self.cross, generator)
-            self.cross_log_scale = nn.ParameterDict({m: torch.tensor(1 / 0.07).log() for m in partners})
+            self.cross_log_scale = nn.ParameterDict({m: torch.tensor(1 / TEMPERATURE).log() for m in partners})
         tagged = next((m for m in self.towers if m in learn), None)
         self.tagger = nn.Linear(towers[tagged].out_dim, tags) if tags and tagged else None
         self._still: set[str] = set(self.towers) - set(learn)
@@ -73,6 +75,15 @@ class Model(nn.Module):
     def scale(self, pair: Pair) -> Float[Tensor, ""]:
         """The learned multiplicative logit scale of a pair, at most 100 (CLIP)."""
         return self.log_scale[_key(pair)].exp().clamp(max=MAX_SCALE)
+
+    @torch.no_grad()
+    def start_at(self, temperature: float) -> None:
+        """Similarities are divided by so much until the scales have trained; without this call, by 0.07."""
+        for scale in (*self.log_scale.values(), *self.cross_log_scale.values()):
+            scale.fill_(-math.log(temperature))
+            # By rounding, 100 may come out above the clamp, where there is no gradient: it could never fall again.
+            if scale.exp() > MAX_SCALE:
+                scale.copy_(scale.nextafter(torch.zeros_like(scale)))
 
     def crossed(
         self, a: Modality, b: Modality, h: Float[Tensor, "n o"], v: Float[Tensor, "n p"]

@@ -110,6 +110,7 @@ def build_learner(
     learn = frozenset(m for m, part in recipe.towers.items() if not part.config.frozen)
     cross = any(o.loss == "cx" for o in (recipe.objective, *(t.objective for t in recipe.tasks)) if o is not None)
     model = Model(towers, recipe.heads, recipe.dim, learn, tasks, recipe.seed, cross=cross)
+    model.start_at(recipe.objective.temperature)
     objective = Objective(recipe.objective, pairs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

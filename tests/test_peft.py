@@ -209,6 +209,19 @@ def test_every_set_starts_from_init_with_the_first_task_and_no_later_one_reads_i
         method.begin_task(of, task(1))
 
 
+def test_the_set_of_a_task_that_a_finished_run_is_extended_by_starts_from_init_too(tmp_path: Path) -> None:
+    written(tmp_path / "audio")
+    of = model()
+    method = made(of, per_task=True, modalities=("audio",), init=tmp_path)
+    method.begin_task(of, task(2))  # as behind a run of one task, whose set was taken over
+    sets = [updates["audio"].pair("query")[1] for updates in method.updates]
+    assert sets[1].any() and not sets[0].any() and not sets[2].any()
+    with torch.no_grad():
+        sets[1].fill_(0.5)
+    method.begin_task(of, task(2))
+    assert bool((sets[1] == 0.5).all())  # what was learned is not read over
+
+
 # The command
 
 

@@ -33,7 +33,7 @@ class Config(SteerConfig):
 
     ``per_task``: a set of updates a task, frozen afterwards, and how an input finds its own (``select``); else one set
     for all. ``init``: a folder with an adapter of PEFT's for each modality (as ``polymnia export peft`` writes it):
-    what every set of updates starts from when its first task begins.
+    what every set of updates starts from when the first task begins.
     """
 
     rank: PositiveInt = 4
@@ -74,9 +74,12 @@ class Method(AbstractMethod):
         for m in self.now:
             self.routers[m].start(task)
         # Not at construction: before the first task the tower is as it came, and who loads a run needs no such folder.
-        if self.cfg.init is not None and now == task.index:  # a set of updates begins
-            for m in self.modalities:
-                read_adapter(self.cfg.init / m, self.updates[now - 1][m], model.tower(m))
+        if self.cfg.init is not None and now == task.index:
+            # All of them with the first task; later only those of tasks that a finished run was extended by.
+            begins = self.updates if task.index == 1 else [self.updates[now - 1]]
+            for updates in begins if task.index == 1 or _untouched(begins[0]) else ():
+                for m in self.modalities:
+                    read_adapter(self.cfg.init / m, updates[m], model.tower(m))
 
     def features(
         self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known
@@ -109,3 +112,8 @@ class Method(AbstractMethod):
     def _serve(self, model: Model, modality: Modality, x: Shaped[Tensor, "n ..."], task: int) -> Float[Tensor, "n o"]:
         """Features of rows of one task."""
         return self.updates[task - 1][modality](model.tower(modality), x) if task else model.features(modality, x)
+
+
+def _untouched(updates: nn.ModuleDict) -> bool:
+    """Whether a set is as it was made: nothing was read into it, and nothing learned."""
+    return not any(b.any() for update in updates.values() for b in update.b.values())

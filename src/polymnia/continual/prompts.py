@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from polymnia.continual.method import MethodConfig, Setup
+from polymnia.continual.select import Selector
 from polymnia.models.model import Model
 from polymnia.types import Batch, Batches, Known, Modality, Task, UserError
 
@@ -108,6 +109,18 @@ def asked(model: Model, modality: Modality, batches: Batches) -> Float[Tensor, "
     """The same for all rows of some batches that have the modality."""
     rows = [ask(model, modality, b.inputs[modality], b.known(modality)) for b in batches if modality in b.inputs]
     return torch.cat(rows) if rows else torch.zeros(0, model.tower(modality).out_dim)
+
+
+def routed(
+    router: Selector, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known, training: bool
+) -> Int[Tensor, " b"]:
+    """The task that serves each row, from 1; 0 for none: in training its own, else the one that the router chooses."""
+    task = known.task
+    if task is not None and router.current > router.learned:
+        task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the method
+    if training and task is not None:
+        return task
+    return router.choose(ask(model, modality, x, known), task)
 
 
 class Tokens(nn.Module):

@@ -9,17 +9,18 @@ gets that of the nearest centre in the features of the plain tower, as in S-Prom
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from polymnia.continual.lowrank_weights import LowRankWeights, linear_layers
 from polymnia.continual.method import AbstractMethod, Setup
 from polymnia.continual.peft import read_adapter
-from polymnia.continual.prompts import SteerConfig, ask, asked, begin, refuse_idle, steered
+from polymnia.continual.prompts import SteerConfig, asked, begin, refuse_idle, routed, steered
 from polymnia.continual.select import SelectConfig, Selector
 from polymnia.models.model import Model
 from polymnia.types import Batches, Known, Modality, Task
@@ -74,12 +75,15 @@ class Method(AbstractMethod):
         for m in self.now:
             self.routers[m].start(task)
         # Not at construction: before the first task the tower is as it came, and who loads a run needs no such folder.
-        if self.cfg.init is not None and now == task.index:
-            # All of them with the first task; later only those of tasks that a finished run was extended by.
-            begins = self.updates if task.index == 1 else [self.updates[now - 1]]
-            for updates in begins if task.index == 1 or _untouched(begins[0]) else ():
-                for m in self.modalities:
-                    read_adapter(self.cfg.init / m, updates[m], model.tower(m))
+        if self.cfg.init is not None and task.index == 1:
+            self._read_init(model, self.updates)
+        elif self.cfg.init is not None and _untouched(self.updates[now - 1]):  # a task that extends a finished run
+            self._read_init(model, [self.updates[now - 1]])
+
+    def _read_init(self, model: Model, sets: Iterable[nn.Module]) -> None:
+        for updates in sets:
+            for m in self.modalities:
+                read_adapter(self.cfg.init / m, updates[m], model.tower(m))
 
     def features(
         self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known
@@ -88,7 +92,7 @@ class Method(AbstractMethod):
             return model.features(modality, x)
         if not self.cfg.per_task:
             return self.updates[0][modality](model.tower(modality), x)
-        tasks = self._choose(model, modality, x, known)
+        tasks = routed(self.routers[modality], model, modality, x, known, self.training)
         parts, order = [], []
         for number in tasks.unique().tolist():  # weights are the same for a whole batch, so that each task goes alone
             rows = (tasks == number).nonzero()[:, 0]
@@ -99,15 +103,6 @@ class Method(AbstractMethod):
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
         for m in self.now:
             self.routers[m].learn(task.index, asked(model, m, batches))
-
-    def _choose(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known) -> Int[Tensor, " b"]:
-        """Each row's task, from 1; 0 for none."""
-        router, task = self.routers[modality], known.task
-        if task is not None and router.current > router.learned:
-            task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the updates
-        if self.training and task is not None:
-            return task
-        return router.choose(ask(model, modality, x, known), task)
 
     def _serve(self, model: Model, modality: Modality, x: Shaped[Tensor, "n ..."], task: int) -> Float[Tensor, "n o"]:
         """Features of rows of one task."""

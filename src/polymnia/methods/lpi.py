@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from polymnia.continual.interaction import DEPTH, InteractionConfig, Interactions
 from polymnia.continual.lowrank import Bank
 from polymnia.continual.method import AbstractMethod, Setup
-from polymnia.continual.prompts import Gates, PromptConfig, ask, asked, begin, prompted, refuse_idle, spread
+from polymnia.continual.prompts import Gates, PromptConfig, asked, begin, prompted, refuse_idle, routed, spread
 from polymnia.continual.select import SelectConfig, Selector
 from polymnia.continual.taskdistance import TaskSimilarity, can_read
 from polymnia.models.model import Model
@@ -118,7 +118,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.routers:
             return model.features(modality, x)
-        tasks = self._choose(model, modality, x, known)
+        tasks = routed(self.routers[modality], model, modality, x, known, self.training)
         # Rows of no task pass without prompts; a gate is the same for a whole batch, so that each task goes alone.
         apart = tasks.clamp(max=1) if self.cfg.gate is None else tasks
         parts, order = [], []
@@ -141,15 +141,6 @@ class Method(AbstractMethod):
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
         for m in self.now:
             self.routers[m].learn(task.index, asked(model, m, batches))
-
-    def _choose(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known) -> Int[Tensor, " b"]:
-        """Each row's task, from 1; 0 for none."""
-        router, task = self.routers[modality], known.task
-        if task is not None and router.current > router.learned:
-            task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the prompts
-        if self.training and task is not None:
-            return task
-        return router.choose(ask(model, modality, x, known), task)
 
     def _prompt(self, modality: Modality, tasks: Int[Tensor, " b"]) -> Prompt:
         """What the rows of these tasks bring along. Only the prompts of tasks that are there are made."""

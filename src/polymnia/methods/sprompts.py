@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from polymnia.continual.method import AbstractMethod, Setup
-from polymnia.continual.prompts import Gates, PromptConfig, ask, asked, begin, prompted, refuse_idle
+from polymnia.continual.prompts import Gates, PromptConfig, asked, begin, prompted, refuse_idle, routed
 from polymnia.continual.select import SelectConfig, Selector
 from polymnia.continual.tasktokens import TaskTokens, features_by_kind
 from polymnia.models.model import Model
@@ -74,7 +74,7 @@ class Method(AbstractMethod):
     ) -> Float[Tensor, "b o"]:
         if modality not in self.routers:
             return model.features(modality, x)
-        tasks = self._choose(model, modality, x, known)
+        tasks = routed(self.routers[modality], model, modality, x, known, self.training)
 
         def prompt(rows: Int[Tensor, " n"]) -> Prompt:
             own = tasks[rows]
@@ -88,12 +88,3 @@ class Method(AbstractMethod):
     def end_task(self, model: Model, task: Task, batches: Batches) -> None:
         for m in self.now:
             self.routers[m].learn(task.index, asked(model, m, batches))
-
-    def _choose(self, model: Model, modality: Modality, x: Shaped[Tensor, "b ..."], known: Known) -> Int[Tensor, " b"]:
-        """Each row's task, from 1; 0 for none."""
-        router, task = self.routers[modality], known.task
-        if task is not None and router.current > router.learned:
-            task = task.clamp(max=router.current)  # a joint run, whose rows are of many tasks, is one to the prompts
-        if self.training and task is not None:
-            return task
-        return router.choose(ask(model, modality, x, known), task)

@@ -87,7 +87,8 @@ def extend(
 ) -> Run:
     """Learn the tasks of ``more`` (a YAML file, or what it says) behind those of a finished run. Raises UserError.
 
-    Killed anywhere, the same call goes on, and so does ``polymnia run`` on the new folder's recipe.
+    Killed anywhere, the same call goes on. So does ``polymnia run`` on the new folder's recipe, once what was learned
+    before is taken over; earlier it learns all tasks.
     """
     earlier = Earlier.read(run)
     origin = str(more) if isinstance(more, Path) else "more tasks"
